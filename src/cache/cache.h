@@ -1,0 +1,94 @@
+/* cache/cache.h - the local cache of packs: the server's sealed bytes at the
+ * server's offsets, in one sparse file per pack, and nothing else.
+ *
+ * The cache never vouches for what it holds: every block authenticates itself
+ * when it is opened, and a block that does not is reported back with
+ * nf_cache_forget() and counts as a miss.
+ *
+ * Presence is a bitmap of 4 KiB units per pack, kept in memory and written beside
+ * the pack's file.  It is wrong only towards "absent": a unit is marked after its
+ * write has completed, maps are saved at close and now and then, and a map that
+ * does not match its file (size, length, checksum) is dropped.  After a crash the
+ * pages of a file may be lost although the map was saved: such a unit fails to
+ * authenticate and is fetched again.
+ *
+ * Pack names are 32 hex digits; the directory is DIR/packs/<xx>/<name>{,.map}.  A
+ * pack's total length is not known here; units at its end are stored as far as
+ * bytes were given (the last unit of an insert may be partial only if `at_end`).
+ *
+ * The size limit holds at all times: an insert first evicts least recently used
+ * packs, and is dropped (0, nothing stored) if there is not enough that may go.
+ *
+ * Thread safe.  Reads and inserts go through the aio engine and complete later. */
+#ifndef NF_CACHE_CACHE_H
+#define NF_CACHE_CACHE_H
+
+#include "aio/engine.h"
+#include "base/text.h"
+
+enum { NF_CACHE_UNIT = 4096 };
+
+struct nf_pack_id {
+	uint8_t b[16];
+};
+
+struct nf_cache;
+
+struct nf_cache_options {
+	const char *dir;
+	uint64_t size_limit_bytes;
+	uint64_t min_free_bytes; /* of the file system */
+	const struct nf_file_ops *files;
+	struct nf_aio *aio; /* borrowed for the cache's life */
+};
+
+/* Opens and scans DIR (made if missing).  The caller holds the directory's lock. */
+int nf_cache_open(const struct nf_cache_options *o, struct nf_cache **out);
+/* Waits for I/O under way, saves the maps, closes.  NULL allowed. */
+void nf_cache_close(struct nf_cache *c);
+
+/* How much of [offset, offset+len) of PACK is present from its start on, in bytes:
+ * 0 for a miss at once. */
+size_t nf_cache_present(struct nf_cache *c, const struct nf_pack_id *pack, uint64_t offset_bytes,
+			size_t len_bytes);
+
+struct nf_cache_io {
+	/* Set by the caller. */
+	struct nf_pack_id pack;
+	uint64_t offset_bytes;
+	size_t len_bytes;
+	void *buf; /* read: filled; insert: borrowed until done */
+	bool at_end; /* insert: the pack ends at offset + len */
+	void (*done)(struct nf_cache_io *io);
+	void *ctx;
+	/* Set before done: 0; read: 1 (NF_CACHE_MISS) if not all of it is there. */
+	int error;
+	struct nf_aio_job job;
+	void *priv;
+};
+enum { NF_CACHE_MISS = 1 };
+
+/* Reads a range; done with 0, NF_CACHE_MISS, or a negative disk error (the caller
+ * treats it as a miss). */
+void nf_cache_read(struct nf_cache *c, struct nf_cache_io *io);
+/* Stores a range that starts on a unit boundary.  Errors are for the counters: a
+ * cache that cannot be written is merely absent. */
+void nf_cache_insert(struct nf_cache *c, struct nf_cache_io *io);
+/* The bytes of this range did not authenticate: marks them absent. */
+void nf_cache_forget(struct nf_cache *c, const struct nf_pack_id *pack, uint64_t offset_bytes,
+		     size_t len_bytes);
+/* Takes a finished local file of LEN bytes as the pack's whole content by renaming it. */
+int nf_cache_adopt(struct nf_cache *c, const struct nf_pack_id *pack, const char *path,
+		   uint64_t len_bytes);
+/* Drops everything that is not in use. */
+int nf_cache_drop(struct nf_cache *c);
+
+struct nf_cache_stats {
+	uint64_t size_limit_bytes;
+	uint64_t used_bytes;
+	uint64_t nr_packs;
+};
+void nf_cache_stats(struct nf_cache *c, struct nf_cache_stats *out);
+void nf_cache_to_text(struct nf_cache *c, struct nf_text *t);
+
+#endif

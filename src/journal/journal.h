@@ -1,0 +1,105 @@
+/* journal/journal.h - the log of the local delta, and home of blocks not yet on
+ * the server.
+ *
+ * The journal is a row of segments, DIR/<16 hex digits>.seg, numbered upward.
+ * Only the newest is written to.  A segment is a row of frames:
+ *
+ *   offset  size  field
+ *        0     4  magic "FJ1" + kind ('D' data, 'O' operations, 'M' mark)
+ *        4     4  payload length in bytes (<= NF_JOURNAL_FRAME_MAX)
+ *        8     8  synced: the segment's length known durable when this was written
+ *       16     8  sequence number of the frame in its segment, from 0
+ *       24    16  check: two SipHash-2-4 (fixed keys) over the header (0..24)
+ *                 and, for O and M frames, the payload - torn-write detection only
+ *       40     -  payload, then zeros up to a multiple of 8
+ *
+ * D payloads are sealed blocks, as they will go to the server; they authenticate
+ * themselves.  O and M payloads are sealed by the owner through the table below
+ * and chained: the associated data of each holds the tag of the one before, so a
+ * frame cannot be removed, exchanged or carried over from another journal.
+ *
+ * Valid: the longest prefix of frames whose headers check, whose numbers follow
+ * one another and whose O/M payloads open.  What follows is a torn tail and is cut
+ * off at open.  A D frame in the part that was not known durable (beyond the
+ * greatest `synced` of the valid frames) may be lost while later frames are not:
+ * nf_journal_open() tells the caller where that part begins, and the caller
+ * authenticates blocks it meets there; at the first that fails, it cuts there.
+ *
+ * One thread appends at a time (the journal's own lock); any may read. */
+#ifndef NF_JOURNAL_JOURNAL_H
+#define NF_JOURNAL_JOURNAL_H
+
+#include "aio/file.h"
+#include "base/text.h"
+
+enum {
+	NF_JOURNAL_FRAME_MAX = 16 << 20,
+	NF_JOURNAL_TAG = 16,
+};
+
+struct nf_journal;
+
+/* Where bytes of a D frame's payload are. */
+struct nf_journal_pos {
+	uint64_t segment;
+	uint64_t offset_bytes; /* in the segment's file */
+};
+
+/* [Required] all.  CTX is the owner's.  Called with the journal's lock held; must
+ * not call back. */
+struct nf_journal_seal_ops {
+	/* Bytes sealing adds. */
+	size_t overhead;
+	/* OUT has room for len + overhead; TAG is the frame's own, for the chain. */
+	int (*seal)(void *ctx, const uint8_t prev_tag[NF_JOURNAL_TAG], uint64_t segment,
+		    uint64_t number, char kind, const void *plain, size_t len, void *out,
+		    uint8_t tag[NF_JOURNAL_TAG]);
+	int (*open)(void *ctx, const uint8_t prev_tag[NF_JOURNAL_TAG], uint64_t segment,
+		    uint64_t number, char kind, const void *sealed, size_t len, void *out,
+		    size_t *out_len, uint8_t tag[NF_JOURNAL_TAG]);
+};
+
+struct nf_journal_options {
+	const char *dir;
+	const struct nf_file_ops *files;
+	const struct nf_journal_seal_ops *seal;
+	void *seal_ctx;
+	/* Called at open for each valid O and M frame, in order.  A negative return
+	 * ends the valid part before this frame (it is cut off). UNSYNCED: the frame
+	 * or data before it in its segment may be incomplete on disk. */
+	int (*replay)(void *ctx, uint64_t segment, char kind, const void *plain, size_t len,
+		      uint64_t unsynced_from_bytes);
+	void *replay_ctx;
+};
+
+/* Opens DIR (made if missing), replays, cuts the torn tail, and starts a new
+ * segment.  -NF_E_JOURNAL_BAD if a segment before the last is damaged: nothing is
+ * changed then. */
+int nf_journal_open(const struct nf_journal_options *o, struct nf_journal **out);
+/* Closes without syncing.  NULL allowed. */
+void nf_journal_close(struct nf_journal *j);
+
+/* Appends a D frame holding the N pieces one after another; *POS is where the first
+ * byte stands. -ENOSPC and other disk errors leave the journal as it was. */
+struct iovec;
+int nf_journal_data(struct nf_journal *j, const struct iovec *iov, int nr, struct nf_journal_pos *pos);
+/* Appends an O ('O') or M ('M') frame. */
+int nf_journal_record(struct nf_journal *j, char kind, const void *plain, size_t len);
+/* Everything appended before the call is durable when it returns 0.  Callers that
+ * arrive while one sync runs share the next (group commit).  After a failed sync
+ * the journal is in error: every later call returns the first error, since the
+ * kernel may have dropped the pages. */
+int nf_journal_sync(struct nf_journal *j);
+/* Reads back bytes of a D frame. */
+int nf_journal_read(struct nf_journal *j, struct nf_journal_pos pos, void *buf, size_t len);
+
+/* Starts a new segment; *NUMBER is its number: what is appended from now on is in it
+ * or later ones. */
+int nf_journal_rotate(struct nf_journal *j, uint64_t *number);
+/* Deletes all segments below NUMBER. */
+int nf_journal_trim(struct nf_journal *j, uint64_t number);
+/* Bytes of all segments on disk. */
+uint64_t nf_journal_size(struct nf_journal *j);
+void nf_journal_to_text(struct nf_journal *j, struct nf_text *t);
+
+#endif
