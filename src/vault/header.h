@@ -1,0 +1,78 @@
+/* vault/header.h - the vault's header: slots and the ring (docs/format.md section 3).
+ *
+ * In-memory form, encoding, decoding, unlocking and changing.  No I/O here:
+ * vault/header_store.h reads and writes generations on a store. */
+#ifndef NF_VAULT_HEADER_H
+#define NF_VAULT_HEADER_H
+
+#include "base/text.h"
+#include "codec/codec.h"
+
+enum { NF_SLOTS_MAX = 32, NF_SLOTS_LIVE_MAX = 8, NF_SLOT_ID_BYTES = 16 };
+enum nf_slot_kind { NF_SLOT_PASSPHRASE = 1, NF_SLOT_KEYFILE = 2, NF_SLOT_RECOVERY = 3 };
+
+/* What the user gives to open a vault.  Borrowed bytes. */
+struct nf_secret {
+	enum nf_slot_kind kind;
+	const void *p;
+	size_t len;
+};
+
+struct nf_kdf_params {
+	unsigned log2_n; /* 0: the default, 17 */
+	uint32_t r;
+	uint32_t p;
+};
+
+struct nf_slot_info {
+	uint8_t id[NF_SLOT_ID_BYTES];
+	enum nf_slot_kind kind;
+	bool tombstone;
+	uint64_t created_s;
+	unsigned log2_n;
+	char label[256]; /* "" while locked */
+};
+
+struct nf_header;
+
+/* A new vault: volume id, root key, first epoch, name hash key. Unlocked. */
+int nf_header_new(struct nf_header **out);
+void nf_header_free(struct nf_header *h); /* wipes; NULL allowed */
+/* Parses without any key; everything but the MAC is checked. */
+int nf_header_decode(const void *p, size_t len, struct nf_header **out);
+/* Unlocks a decoded header: runs the KDF for each live slot of the secret's kind, checks the
+ * commitment, unwraps, checks the MAC, opens the ring.  -NF_E_KEY_WRONG if no slot fits.
+ * *SLOT (may be NULL) receives which.  Blocks for the KDF's time and memory. */
+int nf_header_unlock(struct nf_header *h, const struct nf_secret *secret,
+		     uint8_t slot_id[NF_SLOT_ID_BYTES]);
+/* Unlocks by the root key itself, as handed over by the child that ran the KDF. */
+int nf_header_unlock_root(struct nf_header *h, const uint8_t root_key[NF_KEY_BYTES]);
+/* Copies the root key out of an unlocked header; the caller wipes it. */
+void nf_header_root_key(const struct nf_header *h, uint8_t out[NF_KEY_BYTES]);
+/* Encodes an unlocked header (MAC and ring fresh); *OUT is malloc'd, the caller's. */
+int nf_header_encode(const struct nf_header *h, void **out, size_t *len);
+
+const uint8_t *nf_header_volume_id(const struct nf_header *h);
+uint64_t nf_header_generation(const struct nf_header *h);
+void nf_header_set_generation(struct nf_header *h, uint64_t generation);
+size_t nf_header_slots(const struct nf_header *h, struct nf_slot_info *out, size_t max);
+/* The ring of an unlocked header; *OUT is the caller's. */
+int nf_header_ring(const struct nf_header *h, struct nf_ring **out);
+/* Adds a slot to an unlocked header; -ENOSPC if 8 are live. */
+int nf_header_slot_add(struct nf_header *h, const struct nf_secret *secret,
+		       const struct nf_kdf_params *kdf, const char *label,
+		       uint8_t id_out[NF_SLOT_ID_BYTES]);
+/* Turns a slot into a tombstone; -EBUSY if it is the last live one, -ENOENT. */
+int nf_header_slot_remove(struct nf_header *h, const uint8_t id[NF_SLOT_ID_BYTES]);
+/* Merges B's slots and labels into A (same volume, both unlocked by one root key). */
+int nf_header_merge(struct nf_header *a, const struct nf_header *b);
+/* SHA-256 of the root key: what a device remembers. */
+int nf_header_commitment(const struct nf_header *h, uint8_t out[32]);
+
+/* Recovery key: 32 random bytes as printed text (8 groups of 7 characters) and back;
+ * -NF_E_KEY_WRONG if the checksum does not fit. */
+enum { NF_RECOVERY_TEXT_BYTES = 56 + 7 + 1 };
+int nf_recovery_format(const uint8_t key[32], char text[NF_RECOVERY_TEXT_BYTES]);
+int nf_recovery_parse(const char *text, uint8_t key[32]);
+
+#endif
