@@ -1,0 +1,138 @@
+/* vault/item.h - the values of tree items, in memory and encoded (docs/format.md section 6).
+ *
+ * Decoding checks everything a value says against the limits of docs/format.md; encoding cannot fail but
+ * for memory (see nf_buf). */
+#ifndef NF_VAULT_ITEM_H
+#define NF_VAULT_ITEM_H
+
+#include "base/buf.h"
+#include "base/text.h"
+#include "vault/ref.h"
+
+#include <sys/stat.h>
+#include <time.h>
+
+enum {
+	NF_INO_ROOT = 1,
+	NF_INO_STASH = 2,
+	NF_NAME_MAX = 255,
+	NF_INLINE_MAX = 512,
+	NF_SYMLINK_MAX = 4095,
+	NF_WINDOW_BLOCKS = 128,
+	NF_BLOCK_SHIFT_MIN = 12,
+	NF_BLOCK_SHIFT_MAX = 22,
+};
+
+/* Which version of a content: the dot that made it. */
+struct nf_stamp {
+	uint32_t writer;
+	uint64_t seq;
+};
+
+static inline bool nf_stamp_equal(struct nf_stamp x, struct nf_stamp y)
+{
+	return x.writer == y.writer && x.seq == y.seq;
+}
+
+enum { NF_INODE_INLINE = 1 };
+
+struct nf_inode_item {
+	uint32_t mode;
+	uint32_t uid, gid;
+	uint32_t nlink;
+	uint64_t size_bytes;
+	uint64_t rdev;
+	struct timespec atime, mtime, ctime, btime;
+	uint8_t block_shift;
+	uint8_t flags;
+	struct nf_stamp stamp;
+	uint16_t inline_len;
+	const uint8_t *inline_data; /* borrowed from the encoded value or the caller */
+};
+void nf_inode_encode(struct nf_buf *b, const struct nf_inode_item *i);
+int nf_inode_decode(const void *p, size_t len, struct nf_inode_item *out);
+void nf_inode_to_text(const struct nf_inode_item *i, struct nf_text *t);
+
+/* Lists of names: DIRENT values.  Iterate with pos from 0; 0, NF_TREE_NONE at the end, negative. */
+struct nf_dirent {
+	uint64_t ino;
+	uint8_t type; /* DT_* */
+	const char *name; /* not NUL-terminated; borrowed */
+	uint8_t name_len;
+};
+int nf_dirent_iter(const void *value, size_t len, size_t *pos, struct nf_dirent *out);
+/* Finds NAME: 0 or NF_TREE_NONE. */
+int nf_dirent_find(const void *value, size_t len, const char *name, size_t name_len,
+		   struct nf_dirent *out);
+/* VALUE (NULL: none) with the entry added or (INO 0) removed, sorted by name.  An empty result
+ * means that the item goes. -EEXIST / -ENOENT. */
+int nf_dirent_edit(const void *value, size_t len, const struct nf_dirent *add_or_remove,
+		   struct nf_buf *out);
+/* PARENT values: sets of names. */
+int nf_names_iter(const void *value, size_t len, size_t *pos, const char **name, uint8_t *name_len);
+int nf_names_edit(const void *value, size_t len, const char *name, size_t name_len, bool add,
+		  struct nf_buf *out);
+
+/* XATTR values. */
+struct nf_xattr_entry {
+	const char *name;
+	uint8_t name_len;
+	bool is_blob;
+	const uint8_t *value; /* inline */
+	uint16_t value_len;
+	struct nf_ref blob; /* is_blob; plain_len is the value's length */
+	uint64_t birth;
+	uint32_t index;
+};
+int nf_xattr_iter(const void *value, size_t len, const struct nf_pack_id *self, size_t *pos,
+		  struct nf_xattr_entry *out);
+int nf_xattr_edit(const void *value, size_t len, const struct nf_xattr_entry *e, bool add,
+		  struct nf_buf *out);
+
+/* One block's reference.  pack all zeros and sealed_len 0: a hole.  Before a block is on the server `pack` is a
+ * local name: see vault/blocks.h. */
+struct nf_block_ref {
+	struct nf_pack_id pack;
+	uint32_t offset_bytes;
+	uint32_t sealed_len; /* 0: a hole */
+	uint32_t plain_len;
+	uint64_t birth;
+	uint32_t index;
+	uint32_t epoch;
+	uint8_t flags;
+	uint8_t tag[16];
+};
+/* EXTENT values <-> arrays of NF_WINDOW_BLOCKS references.  `explicit_holes`: deltas; KNOWN (may be NULL when
+ * not explicit) says which of the entries are named at all. */
+int nf_extent_decode(const void *p, size_t len, uint32_t block_bytes,
+		     struct nf_block_ref out[NF_WINDOW_BLOCKS], bool known[NF_WINDOW_BLOCKS]);
+void nf_extent_encode(struct nf_buf *b, const struct nf_block_ref in[NF_WINDOW_BLOCKS],
+		      const bool known[NF_WINDOW_BLOCKS], uint32_t block_bytes, bool explicit_holes);
+
+/* WRITER, ROOT, DELTA, COUNTER values. */
+struct nf_writer_item {
+	uint8_t id[16];
+	uint64_t seq;
+	int64_t seen_s;
+	uint64_t next_counter;
+	char host[256];
+};
+void nf_writer_encode(struct nf_buf *b, const struct nf_writer_item *w);
+int nf_writer_decode(const void *p, size_t len, struct nf_writer_item *out);
+struct nf_root_item {
+	uint8_t rand[16];
+	uint8_t tag[16];
+	int64_t time_s;
+	struct nf_ref root;
+};
+void nf_root_encode(struct nf_buf *b, const struct nf_root_item *r);
+int nf_root_decode(const void *p, size_t len, const struct nf_pack_id *self, struct nf_root_item *out);
+struct nf_delta_item {
+	struct nf_ref delta;
+	int64_t time_s;
+};
+void nf_delta_item_encode(struct nf_buf *b, const struct nf_delta_item *d);
+int nf_delta_item_decode(const void *p, size_t len, const struct nf_pack_id *self,
+			 struct nf_delta_item *out);
+
+#endif
