@@ -1,0 +1,121 @@
+/* Helpers that work over any file table, and the lock file.  No threads. */
+#include "aio/file.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+#include "base/text.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+void nf_file_list_free(struct nf_file_dirent *list, size_t nr)
+{
+	for (size_t i = 0; i < nr; i++)
+		free(list[i].name);
+	free(list);
+}
+
+static char *parent_of(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	if (!slash)
+		return strdup(".");
+	return slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
+}
+
+int nf_file_mkdirs(const struct nf_file_ops *o, const char *path)
+{
+	nf_auto_free char *part = strdup(path);
+
+	if (!part)
+		return nf_fail(-ENOMEM);
+	for (char *p = part; *p;) {
+		p += strspn(p, "/");
+		p += strcspn(p, "/");
+		char cut = *p;
+		*p = '\0';
+		bool is_dir = false;
+		int r = o->stat(o, part, NULL, &is_dir, NULL);
+		if (r < 0 || !is_dir)
+			r = o->mkdir(o, part, 0700);
+		if (r < 0)
+			return nf_fail(r);
+		*p = cut;
+	}
+	return 0;
+}
+
+static int write_synced(const struct nf_file_ops *o, const char *path, const void *data, size_t len)
+{
+	struct nf_file *f;
+	int r = o->open(o, path, O_RDWR | O_CREAT | O_TRUNC, 0600, &f);
+
+	if (r < 0)
+		return r;
+	r = o->pwrite(f, data, len, 0);
+	if (r == 0)
+		r = o->fdatasync(f);
+	o->close(f);
+	return r;
+}
+
+int nf_file_replace(const struct nf_file_ops *o, const char *path, const void *data, size_t len)
+{
+	nf_auto(nf_text_deinit) struct nf_text tmp = NF_TEXT_INIT;
+	nf_auto_free char *dir = parent_of(path);
+
+	nf_textf(&tmp, "%s.new", path);
+	if (!dir || tmp.failed)
+		return nf_fail(-ENOMEM);
+	int r = write_synced(o, nf_text_str(&tmp), data, len);
+	if (r == 0)
+		r = o->rename(o, nf_text_str(&tmp), path);
+	if (r < 0) {
+		/* The old file stands; a leftover is overwritten next time. */
+		(void)o->unlink(o, nf_text_str(&tmp));
+		return nf_fail(r);
+	}
+	return nf_fail(o->fsync_dir(o, dir));
+}
+
+int nf_file_slurp(const struct nf_file_ops *o, const char *path, size_t max, void **out,
+		  size_t *len)
+{
+	struct nf_file *f;
+	uint64_t size;
+	int r = o->open(o, path, O_RDONLY, 0, &f);
+
+	if (r < 0)
+		return nf_fail(r);
+	nf_auto_free void *buf = NULL;
+	r = o->size(f, &size);
+	if (r == 0 && size > max)
+		r = -EFBIG;
+	if (r == 0) {
+		buf = malloc(size ? (size_t)size : 1);
+		r = buf ? o->pread(f, buf, (size_t)size, 0, NULL) : -ENOMEM;
+	}
+	o->close(f);
+	if (r < 0)
+		return nf_fail(r);
+	*out = nf_steal(&buf);
+	*len = (size_t)size;
+	return 0;
+}
+
+int nf_file_lock(const char *path, int *fd_out)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return nf_fail(-errno);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		int r = errno == EWOULDBLOCK ? -NF_E_CACHE_LOCKED : -errno;
+		(void)close(fd);
+		return nf_fail(r);
+	}
+	*fd_out = fd;
+	return 0;
+}
