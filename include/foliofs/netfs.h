@@ -1,0 +1,301 @@
+/* foliofs/netfs.h - the network filesystem library.
+ *
+ * What it is: a page cache of multi-page folios with region lists and flush groups,
+ * and the requests that move blocks between it and wherever a filesystem keeps them.
+ * A filesystem embeds a struct nf_ictx in its inode, gives a table of operations, and
+ * points its read, write, truncate, fallocate and fsync at the functions below.
+ *
+ * What it is not: it knows no names, no attributes but the size, no protocol and no
+ * format.  It never touches FUSE.
+ *
+ * The words are those of David Howells' netfs RFC (docs/rfc.md):
+ *   region   an exact byte range that was modified, with a bounding box rounded to
+ *            blocks; it is also the lock that keeps overlapping writers apart
+ *   group    regions that become visible together; groups of an inode in order
+ *   request  one preparation (gather, compress, encrypt) of blocks, or one read of them
+ *   stream   one destination of a write request
+ *   subrequest  one piece of a request or stream, one call of the filesystem's
+ *
+ * Calls complete later: the caller embeds a struct nf_io, `done` is called exactly once,
+ * possibly before the call returns, on any thread, with no lock of the library's held.
+ * No call ever waits for the filesystem's I/O on the calling thread.
+ *
+ * Errors are codes of foliofs/error.h. */
+#ifndef FOLIOFS_NETFS_H
+#define FOLIOFS_NETFS_H
+
+#include "foliofs/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+#include <time.h>
+
+enum {
+	NF_PAGE_BYTES = 4096,
+	NF_FOLIO_MAX_BYTES = 2 << 20,
+	NF_BLOCK_MAX_BYTES = 4 << 20,
+	NF_STREAMS_MAX = 4,
+	NF_BLOCK_COOKIE_BYTES = 96,
+	NF_IO_IOV_MAX = 80,
+};
+
+struct nf_netfs; /* one instance of the library */
+struct nf_ictx;
+struct nf_rreq;
+struct nf_wreq;
+struct nf_subreq;
+
+struct nf_netfs_options {
+	size_t memory_bytes;       /* hard limit of folio memory and buffers; 0: 64 MiB */
+	unsigned codec_threads;    /* 0: one per core */
+	uint32_t write_back_ms;    /* a dirty region older than this is flushed; 0: 5,000 */
+	size_t read_ahead_bytes;   /* greatest window of a sequential reader; 0: 32 MiB, and never
+				    * more than half of memory_bytes */
+	size_t request_bytes;      /* plain bytes of one request at most; 0: 4 MiB */
+};
+int nf_netfs_new(const struct nf_netfs_options *o, struct nf_netfs **out);
+/* All inode contexts must be gone.  NULL allowed. */
+void nf_netfs_free(struct nf_netfs *lib);
+
+/* --- blocks, as filesystem and library exchange them ------------------------------- */
+
+/* One block of a request.  `index` counts blocks of the file.
+ *
+ * Reading: issue_read fills, for each block of its subrequest, either hole = true, or sealed/sealed_len
+ * (memory that stays valid until the request's cleanup; with `owned` the library frees it) with cookie for
+ * decrypt_block to use; plain_len says how many bytes the block holds at most (zeros follow).
+ * Without a decrypt_block operation sealed is the plaintext itself.
+ *
+ * Writing: the library fills plain/plain_len (stable until the request ends); compress_block and
+ * encrypt_block turn it into sealed/sealed_len/cookie. Without encrypt_block sealed is plain. */
+struct nf_block {
+	uint64_t index;
+	uint32_t plain_len;
+	bool hole;
+	bool owned;
+	bool compressed; /* set by compress_block */
+	void *plain;
+	void *sealed;
+	uint32_t sealed_len;
+	_Alignas(8) uint8_t cookie[NF_BLOCK_COOKIE_BYTES]; /* the filesystem's */
+};
+
+enum nf_subreq_dir { NF_SUBREQ_READ, NF_SUBREQ_WRITE };
+
+struct nf_subreq {
+	enum nf_subreq_dir dir;
+	struct nf_ictx *ic;
+	struct nf_rreq *rreq;  /* READ */
+	struct nf_wreq *wreq;  /* WRITE */
+	unsigned stream;       /* WRITE: which destination */
+	struct nf_block *blocks;
+	unsigned nr_blocks;
+	bool read_ahead;       /* nobody waits for it yet */
+	unsigned attempt;      /* 0 first */
+	void *priv;            /* the filesystem's */
+};
+/* Ends SQ, exactly once, from any thread.  0 or negative; -NF_E_STORE_BUSY and -EAGAIN: the library
+ * tries again later, with back-off.  SQ is the library's again on the call. */
+void nf_subreq_terminated(struct nf_subreq *sq, int error);
+
+/* The filesystem's slot in a request, and what it may ask of one. */
+void **nf_rreq_priv(struct nf_rreq *rq);
+void **nf_wreq_priv(struct nf_wreq *wq);
+struct nf_ictx *nf_wreq_ictx(const struct nf_wreq *wq);
+/* All blocks of the request, sealed; for write_stored. */
+struct nf_block *nf_wreq_blocks(struct nf_wreq *wq, unsigned *nr);
+uint64_t nf_wreq_group(const struct nf_wreq *wq);
+
+/* --- groups --------------------------------------------------------------------- */
+
+struct nf_range {
+	uint64_t start;
+	uint64_t end;
+};
+
+/* What a drained group changed, for group_stored. */
+struct nf_group_info {
+	uint64_t group;            /* number, ascending per inode from 1 */
+	uint64_t least_size_bytes; /* smallest size the file had by truncation; UINT64_MAX: none */
+	uint64_t size_bytes;       /* i_size when the group was closed */
+	const struct nf_range *ranges; /* exact, ascending, disjoint; borrowed for the call */
+	size_t nr_ranges;
+	const struct nf_range *holes; /* punched and not written since; block-aligned parts only are holes */
+	size_t nr_holes;
+	bool appended;             /* some write was O_APPEND */
+	bool page_granular;        /* some write came from a shared mapping */
+};
+
+/* --- operations of a filesystem ---------------------------------------------------- */
+
+struct nf_netfs_ops {
+	const char *name;
+
+	/* [Optional] A request begins: make its private state.  No lock held; may fail. */
+	int (*init_rreq)(struct nf_rreq *rq, struct nf_ictx *ic);
+	int (*init_wreq)(struct nf_wreq *wq, struct nf_ictx *ic);
+	/* [Optional] The request ends; blocks are no longer used.  Exactly once for each
+	 * successful init. */
+	void (*cleanup_rreq)(struct nf_rreq *rq);
+	void (*cleanup_wreq)(struct nf_wreq *wq);
+
+	/* [Required] Starts reading the blocks of SQ as they are stored (including what was stored by
+	 * write requests that completed before the call).  Called on any thread, sometimes that of a
+	 * nf_read() call: must not block.  Calls may run in parallel. */
+	void (*issue_read)(struct nf_subreq *sq);
+
+	/* [Optional] SEALED to plain: fills OUT with exactly b->plain_len bytes.  On a codec thread or the
+	 * reading thread; may run in parallel. */
+	int (*decrypt_block)(struct nf_rreq *rq, struct nf_block *b, void *out);
+
+	/* [Optional] On a codec thread, in parallel for different blocks. */
+	int (*compress_block)(struct nf_wreq *wq, struct nf_block *b);
+	int (*encrypt_block)(struct nf_wreq *wq, struct nf_block *b);
+
+	/* [Optional] Names the destinations: calls nf_wreq_add_stream() for each. Default: one stream. */
+	int (*add_write_streams)(struct nf_wreq *wq);
+	/* [Required to write] Starts storing the blocks of SQ at its stream's destination. On a codec
+	 * thread; may block on the local disk, not on the network. */
+	void (*issue_write)(struct nf_subreq *sq);
+	/* [Optional] The request is stored at all streams that count; called before any reader can get the
+	 * regions' memory dropped, so that a later issue_read must find the new blocks.  Requests of overlapping
+	 * blocks call in the order they were made. Must not fail: what can fail belongs in issue_write. */
+	void (*write_stored)(struct nf_wreq *wq);
+	/* [Optional] A closed group has drained: called once per group that changed anything, in order, after the
+	 * write_stored calls of its requests, with no lock held. */
+	void (*group_stored)(struct nf_ictx *ic, const struct nf_group_info *g);
+
+	/* [Optional] May this write begin (space reserved, size limits)?  On the writer's thread; must not block. */
+	int (*check_write_begin)(struct nf_ictx *ic, uint64_t pos_bytes, uint64_t len_bytes);
+	/* [Optional] i_size has grown or shrunk to SIZE by a local operation.  Under the inode lock: short. */
+	void (*update_i_size)(struct nf_ictx *ic, uint64_t size_bytes);
+	/* [Optional] The inode got its first dirty region, or lost its last: for lists of dirty inodes.
+	 * Under the inode lock: short, must not call back. */
+	void (*dirty_changed)(struct nf_ictx *ic, bool dirty);
+	/* [Optional] Private state of a region (credentials...). */
+	int (*init_dirty_region)(struct nf_ictx *ic, void **priv);
+	void (*free_dirty_region)(struct nf_ictx *ic, void *priv);
+	/* [Optional] May writes with these private states share a region? */
+	bool (*is_write_compatible)(struct nf_ictx *ic, void *old_priv, void *now_priv);
+};
+
+/* What a stream's failure means. */
+enum nf_stream_kind {
+	NF_STREAM_REQUIRED, /* the request is not stored without it: its regions become dirty again */
+	NF_STREAM_OPTIONAL, /* a cache: a failure is counted, never retried */
+};
+int nf_wreq_add_stream(struct nf_wreq *wq, const char *name, enum nf_stream_kind kind,
+		       unsigned max_blocks);
+
+/* --- inode contexts --------------------------------------------------------------- */
+
+struct nf_ictx_priv;
+
+struct nf_ictx {
+	const struct nf_netfs_ops *ops;
+	struct nf_netfs *lib;
+	uint64_t ino;         /* for traces */
+	uint32_t block_bytes; /* a power of two, NF_PAGE_BYTES to NF_BLOCK_MAX_BYTES */
+	struct nf_ictx_priv *priv;
+};
+
+/* SIZE is both the local size and what is stored; bytes at or above ZERO_POINT are known to be zeros
+ * wherever they are stored (usually SIZE; 0 for a new file). */
+int nf_ictx_init(struct nf_ictx *ic, struct nf_netfs *lib, const struct nf_netfs_ops *ops,
+		 uint64_t ino, uint32_t block_bytes, uint64_t size_bytes, uint64_t zero_point_bytes);
+/* All calls must have completed and nothing be dirty (nf_fsync or nf_discard first); waits for
+ * read-ahead under way by cancelling its effect, not by blocking: DONE is called when the context is free. */
+void nf_ictx_deinit(struct nf_ictx *ic, void (*done)(struct nf_ictx *ic));
+
+uint64_t nf_i_size(const struct nf_ictx *ic);
+bool nf_is_dirty(const struct nf_ictx *ic);
+uint64_t nf_dirty_bytes(const struct nf_ictx *ic);
+
+/* --- calls ------------------------------------------------------------------------ */
+
+enum {
+	NF_IO_DIRECT = 1 << 0,        /* O_DIRECT: not kept in memory; a write is stored before done */
+	NF_IO_DSYNC = 1 << 1,         /* done when the data is stored and its group has drained */
+	NF_IO_APPEND = 1 << 2,        /* position is taken from i_size, given back in pos_bytes */
+	NF_IO_PAGE_GRANULAR = 1 << 3, /* whole pages from a mapping; exact ranges unknown */
+	NF_IO_NOWAIT_AHEAD = 1 << 4,  /* read: do not read ahead */
+};
+
+struct nf_io {
+	/* Set by the caller. */
+	struct nf_ictx *ic;
+	uint64_t pos_bytes;
+	uint64_t len_bytes;
+	unsigned flags;
+	const struct iovec *iov; /* write: borrowed until done */
+	int nr_iov;
+	void (*done)(struct nf_io *io);
+	void *ctx;
+
+	/* Results, set before done. */
+	int error;
+	uint64_t done_bytes;                    /* read: short only at end of file */
+	struct iovec out_iov[NF_IO_IOV_MAX];    /* read: the bytes, in pinned folios or zeros */
+	int nr_out_iov;
+
+	/* The library's. */
+	struct nf_io_priv *priv;
+};
+
+/* Reads up to 1 MiB; after done the caller uses out_iov and then calls nf_read_end(). Regions still being
+ * written are seen as far as they have come. */
+void nf_read(struct nf_io *io);
+void nf_read_end(struct nf_io *io);
+/* Writes up to 4 MiB.  Every byte enters through a region.  Done when the data is in the page
+ * cache (and, by flags, stored); waits (never on the calling thread) for overlapping writers, for groups that must
+ * go first and for memory. */
+void nf_write(struct nf_io *io);
+/* Sets the size: a region of type truncate. io->len_bytes is the new size. */
+void nf_truncate(struct nf_io *io);
+/* MODE as fallocate(2): 0 / KEEP_SIZE (allocation itself is a promise we cannot make: size only), PUNCH_HOLE|KEEP_SIZE,
+ * ZERO_RANGE [|KEEP_SIZE]. Others -EOPNOTSUPP. */
+void nf_fallocate(struct nf_io *io, int mode);
+/* Closes the current group and completes when it and all before it have drained. */
+void nf_fsync(struct nf_io *io);
+/* Stores dirty data of [pos, pos+len) (len 0: all), without waiting for group order beyond what is needed. */
+void nf_writeback_range(struct nf_io *io);
+
+/* Closes the current group: what was written so far goes before what is written from now on. Returns its number, 0 if
+ * nothing is in it (and none before it is undrained). Never blocks. */
+uint64_t nf_group_close(struct nf_ictx *ic);
+/* Starts flushing everything up to and including group G (0: all so far) and completes when drained. */
+void nf_group_flush(struct nf_io *io, uint64_t group);
+
+/* --- invalidation ------------------------------------------------------------------ */
+
+/* The stored content changed by other hands: clean memory in [start, end) is dropped, sizes are set, reads
+ * under way are read again.  Dirty ranges stay and are laid over the new content (flush or discard first
+ * for any other meaning).  Never blocks. */
+void nf_invalidate(struct nf_ictx *ic, uint64_t start, uint64_t end, uint64_t size_bytes,
+		   uint64_t zero_point_bytes);
+/* Forgets all local modifications not yet stored (the file is removed, or the local version is given up); waiting
+ * writers and fsyncs complete with ERROR (0: success). */
+void nf_discard(struct nf_ictx *ic, int error);
+/* Makes the folios of [start, end) uptodate in memory ahead of use; best effort. */
+void nf_prefetch(struct nf_ictx *ic, uint64_t start, uint64_t end);
+
+/* Copies what is dirty or kept of a range without I/O: true if all of [pos, pos+len) was in memory. */
+bool nf_peek(struct nf_ictx *ic, uint64_t pos_bytes, void *buf, size_t len);
+
+/* --- seen from outside --------------------------------------------------------------- */
+
+struct nf_netfs_stats {
+	size_t memory_limit_bytes;
+	size_t memory_used_bytes;
+	size_t dirty_bytes;
+	unsigned dirty_inodes;
+	unsigned requests;
+};
+void nf_netfs_stats(struct nf_netfs *lib, struct nf_netfs_stats *out);
+/* Columns of the RFC's /proc/fs/netfs/regions and /requests.  *OUT is malloc'd, the caller's. */
+int nf_netfs_regions_text(struct nf_netfs *lib, char **out);
+int nf_netfs_requests_text(struct nf_netfs *lib, char **out);
+
+#endif
