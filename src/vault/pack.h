@@ -1,0 +1,50 @@
+/* vault/pack.h - building packs and getting them onto the store.
+ *
+ *   data packs    | block | block | block ...                       sealed earlier, copied as they are
+ *   metadata pack | xattr values | delta | nodes, children first |  sealed while it is built
+ *
+ * A name is random and written by one attempt: when a PUT fails or its outcome is unknown the bytes go out again
+ * under a new name.  A pack counts only after its length was confirmed. */
+#ifndef NF_VAULT_PACK_H
+#define NF_VAULT_PACK_H
+
+#include "base/buf.h"
+#include "vault/fetch.h"
+
+enum { NF_PACK_MAX_BYTES = 16 << 20 };
+
+/* "packs/xx/<32 hex>" */
+void nf_pack_name(const struct nf_pack_id *id, char out[64]);
+
+struct nf_pack_put {
+	/* Set by the caller. */
+	struct nf_store *store;
+	struct nf_cache *cache; /* the bytes are put there too once confirmed; NULL: not */
+	const struct iovec *iov;
+	int nr_iov;
+	uint64_t deadline_ns; /* give up after this time; 0: never while the store is reachable */
+	_Atomic bool *stop;   /* give up when set (-NF_E_CANCELLED); NULL */
+	/* Result. */
+	struct nf_pack_id id;
+};
+/* Puts one pack, with retries under new names and back-off; blocks.  -NF_E_STORE_TOO_LARGE: make it
+ * smaller (store->max_put_bytes says how small). -NF_E_STORE_FULL, _DENIED: told at once; _OFFLINE after the
+ * store's own time-outs. */
+int nf_pack_put(struct nf_pack_put *p);
+/* Same rules for a head: NAME is made anew from h->id.seq and fresh random bytes for each attempt by SEAL. Reports the outcome of
+ * ONE attempt: 0 (confirmed by the server's answer), -NF_E_STORE_UNKNOWN_OUTCOME, others: not stored. */
+struct nf_head;
+int nf_head_put(struct nf_store *store, struct nf_codec *c, struct nf_head *h);
+
+/* Builds the metadata pack in memory: seals and appends; offsets in *OUT, pack id zero ("this pack"). */
+struct nf_meta_pack {
+	struct nf_buf bytes;
+	struct nf_codec *codec; /* borrowed */
+	uint64_t nr_nodes;
+};
+int nf_meta_pack_add(struct nf_meta_pack *m, const struct nf_seal_id *id, const void *plain, size_t len,
+		     struct nf_ref *out);
+/* For struct nf_tree_writer. ctx is the nf_meta_pack. */
+int nf_meta_pack_emit(void *ctx, unsigned level, const void *plain, size_t len, struct nf_ref *out);
+
+#endif
