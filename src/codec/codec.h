@@ -56,8 +56,15 @@ int nf_hkdf(const void *secret, size_t secret_len, const void *salt, size_t salt
 /* Limits of docs/format.md section 3 are checked first (-NF_E_KDF_LIMIT). */
 int nf_scrypt(const void *pass, size_t pass_len, const uint8_t salt[32], unsigned log2_n,
 	      uint32_t r, uint32_t p, uint8_t out[NF_KEY_BYTES]);
+/* The check alone; p, r and log2_n as in nf_scrypt(). */
+int nf_scrypt_check(unsigned log2_n, uint32_t r, uint32_t p);
 int nf_hmac_sha256(const uint8_t key[NF_KEY_BYTES], const void *p, size_t len, uint8_t out[32]);
 int nf_sha256(const void *p, size_t len, uint8_t out[32]);
+/* Compares in a time that depends on LEN only. */
+bool nf_equal_ct(const void *a, const void *b, size_t len);
+/* The 24 bytes every item's associated data starts with. */
+void nf_aad_common(uint8_t out[NF_AAD_COMMON_BYTES], enum nf_seal_type type, uint32_t epoch,
+		   const uint8_t volume_id[NF_VOLUME_ID_BYTES]);
 
 struct nf_ring_epoch {
 	uint32_t epoch;
