@@ -326,6 +326,13 @@ START_TEST(authentic_payloads_that_break_the_rules_are_refused)
 	ck_assert_int_eq(open_forged(block, p, nf_padme(n + 4), 1 << 20, 1), 0);
 	ck_assert_int_eq(open_forged(block, p, nf_padme(n + 4), (1 << 20) - 1, 1), -NF_E_XFORM_DECOMPRESS);
 	ck_assert_int_eq(open_forged(block, p, nf_padme(n + 4), (1 << 20) + 1, 1), -NF_E_XFORM_DECOMPRESS);
+	memset(p + 4 + n, 0, 100);
+	for (size_t i = n + 4; i < nf_padme(n + 4); i++) {
+		p[i] = 1;
+		ck_assert_int_eq(open_forged(block, p, nf_padme(n + 4), 1 << 20, 1), -NF_E_FORMAT_BAD);
+		p[i] = 0;
+	}
+	ck_assert_uint_gt(nf_padme(n + 4), n + 4);
 	/* One that fills less, lengths that lie, a second frame, no frame. */
 	n = ZSTD_compress(p + 4, sizeof p - 4, big, 1000, 1);
 	nf_put_le32(p, (uint32_t)n);
@@ -406,6 +413,45 @@ START_TEST(raw_objects_are_bound_to_type_epoch_volume_and_the_extra_bytes)
 	ck_assert_int_eq(nf_codec_seal_raw(codec, NF_SEAL_HEAD, long_extra, NF_AAD_MAX - 24, plain, 50, sealed, &epoch), 0);
 	nf_codec_put(other);
 	nf_ring_free(other_ring);
+}
+END_TEST
+
+START_TEST(every_label_is_the_one_of_the_item_table)
+{
+	static const struct {
+		enum nf_seal_type type;
+		const char *label;
+	} rows[] = { { NF_SEAL_BLOCK, "foliofs 1 block" },   { NF_SEAL_NODE, "foliofs 1 node" },
+		     { NF_SEAL_DELTA, "foliofs 1 delta" },   { NF_SEAL_HEAD, "foliofs 1 head" },
+		     { NF_SEAL_XATTR, "foliofs 1 xattr" },   { NF_SEAL_JOURNAL, "foliofs 1 journal" },
+		     { NF_SEAL_STATE, "foliofs 1 state" } };
+
+	for (size_t i = 0; i < NF_ARRAY_LEN(rows); i++) {
+		struct nf_seal_id id = { rows[i].type, UINT64_C(0x0102030405060708), 0x11 };
+		uint8_t master[32], key[32], sealed[60], out[20];
+		uint32_t epoch = 7;
+		/* Associated data, written out after the table. */
+		uint8_t aad[60] = { (uint8_t)rows[i].type, 1, 1, 0, 7, 0, 0, 0, 'v', 'o', 'l' };
+		static const uint8_t rest[][17] = {
+			[NF_SEAL_BLOCK] = { 8, 7, 6, 5, 4, 3, 2, 1, 0x11, 0, 0, 0, 4 },
+			[NF_SEAL_NODE] = { 0x11, 4 },
+			[NF_SEAL_DELTA] = { 0x11, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1, 4 },
+			[NF_SEAL_XATTR] = { 8, 7, 6, 5, 4, 3, 2, 1, 0x11, 0, 0, 0, 4 },
+		};
+		size_t aad_len = 24 + (rows[i].type == NF_SEAL_NODE ? 6 : 17);
+		struct nf_sealed_info info = { .sealed_len = 44 };
+		memset(master, 3, sizeof master);
+		ck_assert_int_eq(nf_hkdf(master, 32, volume, 16, rows[i].label, key, 32), 0);
+		if (rows[i].type < NF_ARRAY_LEN(rest) && rest[rows[i].type][0]) {
+			memcpy(aad + 24, rest[rows[i].type], 17);
+			ck_assert_int_eq(nf_codec_seal(codec, &id, "abcd", 4, 4, true, sealed, 60, &info, NULL), 0);
+		} else {
+			aad_len = 24;
+			ck_assert_int_eq(nf_codec_seal_raw(codec, rows[i].type, NULL, 0, "abcd", 4, sealed, &epoch), 0);
+		}
+		ck_assert_int_eq(nf_xaes_open(key, aad, aad_len, sealed, info.sealed_len, out), 0);
+		ck_assert_mem_eq(out, "abcd", 4);
+	}
 }
 END_TEST
 
@@ -554,6 +600,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, authentic_payloads_that_break_the_rules_are_refused);
 	tcase_add_test(tc, the_associated_data_alone_separates_the_types);
 	tcase_add_test(tc, raw_objects_are_bound_to_type_epoch_volume_and_the_extra_bytes);
+	tcase_add_test(tc, every_label_is_the_one_of_the_item_table);
 	tcase_add_test(tc, padme_gives_the_values_of_its_definition);
 	tcase_add_test(tc, the_sample_tells_text_from_noise);
 	tcase_add_test(tc, a_ring_seals_under_its_newest_epoch_and_opens_all);
