@@ -127,7 +127,8 @@ struct batch {
 
 static void sort_rows(struct batch *b)
 {
-	qsort(b->rows, b->nr, sizeof *b->rows, row_cmp);
+	if (b->nr)
+		qsort(b->rows, b->nr, sizeof *b->rows, row_cmp);
 	size_t kept = 0;
 	for (size_t i = 0; i < b->nr; i++)
 		if (i == 0 || row_cmp(&b->rows[kept - 1], &b->rows[i]) != 0)
@@ -403,7 +404,8 @@ static void find_shared(struct world *w, const struct state *x, const struct sta
 	ck_assert_int_eq(nf_tree_walk(&src, &x->root, NULL, collect_node, NULL), 0);
 	size_t nr_x = nr_seen;
 	ck_assert_int_eq(nf_tree_walk(&src, &y->root, NULL, collect_node, NULL), 0);
-	qsort(seen, nr_x, sizeof *seen, ref_order);
+	if (nr_x)
+		qsort(seen, nr_x, sizeof *seen, ref_order);
 	for (size_t i = nr_x; i < nr_seen; i++) {
 		if (nr_x && bsearch(&seen[i], seen, nr_x, sizeof *seen, ref_order)) {
 			shared = realloc(shared, (nr_shared + 1) * sizeof *shared);
