@@ -4,7 +4,8 @@
 #include "base/error.h"
 #include "vault/item.h"
 
-enum { SMALL_BYTES = NF_NODE_MAX / 4, INNER_ENTRIES_MAX = NF_NODE_PAYLOAD / NF_NODE_INNER_ENTRY };
+/* A quarter of a node, less what the largest item may cost when more than a node is halved. */
+enum { SMALL_BYTES = NF_NODE_MAX / 4 - 64, INNER_ENTRIES_MAX = NF_NODE_PAYLOAD / NF_NODE_INNER_ENTRY };
 
 static int emit_first(struct nf_builder *b, unsigned level, unsigned nr);
 static int spread(struct nf_builder *b, uint8_t *plain, const struct nf_start *starts, unsigned nr);
@@ -185,10 +186,11 @@ static unsigned share(const struct nf_level *l, bool append, bool last)
 		return fit;
 	if (append) {
 		/* More will come at this end: fill the left one, but leave the rest a decent node. */
-		target = NF_MIN((size_t)NF_NODE_PAYLOAD, total - SMALL_BYTES);
-	} else {
-		target = total / ((total + NF_NODE_PAYLOAD - 1) / NF_NODE_PAYLOAD);
+		while (best < fit && bytes_of(l, best + 1) + SMALL_BYTES <= total)
+			best++;
+		return best;
 	}
+	target = total / ((total + NF_NODE_PAYLOAD - 1) / NF_NODE_PAYLOAD);
 	while (best < fit && bytes_of(l, best) < target)
 		best++;
 	/* Of the two around the target, the nearer. */

@@ -182,7 +182,7 @@ static int same_item(uint8_t type, const struct nf_val *old, const struct nf_val
 	if (r == 0)
 		r = nf_buf_error(&y);
 	if (r == 0)
-		*same = x.len == y.len && memcmp(x.p, y.p, x.len) == 0;
+		*same = x.len == y.len && (x.len == 0 || memcmp(x.p, y.p, x.len) == 0);
 	return r;
 }
 

@@ -255,7 +255,7 @@ static int walk_node(void *ctx, const struct nf_ref *ref)
 {
 	struct walked *k = ctx;
 	k->nodes++;
-	k->small += ref->plain_len < NF_NODE_MAX / 4;
+	k->small += ref->plain_len < NF_NODE_MAX / 4 - 100;
 	return 0;
 }
 
