@@ -44,18 +44,27 @@ int nf_front_fail(struct nf_front *f, int code, const char *fmt, ...)
 /* Where this thread's messages of libfuse go; NULL: to the log. */
 static _Thread_local struct nf_text *said;
 
+__attribute__((format(printf, 2, 0)))
 static void on_fuse_log(enum fuse_log_level level, const char *fmt, va_list ap)
 {
 	struct nf_text t = NF_TEXT_INIT;
 
-	nf_textv(&t, fmt, ap);
-	while (t.len && t.s[t.len - 1] == '\n')
-		t.s[--t.len] = '\0';
-	if (said)
-		nf_textf(said, "%s%s", said->len ? "; " : "", nf_text_str(&t));
-	else
+	nf_textv(said ? said : &t, fmt, ap);
+	if (t.len && t.s[t.len - 1] == '\n')
+		t.s[t.len - 1] = '\0';
+	if (!said)
 		nf_log(level <= FUSE_LOG_ERR ? NF_LOG_ERROR : NF_LOG_DEBUG, "%s", nf_text_str(&t));
 	nf_text_deinit(&t);
+}
+
+/* What was said, as one line: libfuse's sentences come in pieces, with newlines. */
+static const char *said_line(struct nf_text *t)
+{
+	for (char *p = t->s; t->len && *p; p++) {
+		if (*p == '\n')
+			*p = p[1] ? ' ' : '\0';
+	}
+	return nf_text_str(t);
 }
 
 /* --- making it ----------------------------------------------------------------------- */
@@ -123,7 +132,7 @@ static int session_new(struct nf_front *f)
 	said = &messages;
 	if (!r && !(f->se = fuse_session_new(&args, &ops, sizeof ops, f)))
 		r = nf_front_fail(f, -NF_E_OPTION, "mount options not accepted: %s",
-				  nf_text_str(&messages));
+				  said_line(&messages));
 	said = NULL;
 	free(all);
 	fuse_opt_free_args(&args);
@@ -183,8 +192,11 @@ int nf_front_new(const struct nf_front_options *o, struct nf_fs *fs, struct nf_f
 	int r = copy_options(f, o);
 	if (!r)
 		r = session_new(f);
-	if (r)
+	if (r) {
+		if (*f->error) /* goes with F */
+			nf_log(NF_LOG_ERROR, "%s", f->error);
 		return nf_fail(r);
+	}
 	fs->notify = &nf_front_notify_ops;
 	fs->notify_ctx = f;
 	*out = nf_steal(&f);
@@ -240,7 +252,7 @@ int nf_front_mount(struct nf_front *f)
 	said = NULL;
 	if (r)
 		r = nf_front_fail(f, r, "cannot mount on %s: %s", f->mount_point,
-				  messages.len ? nf_text_str(&messages) : nf_strerror(r));
+				  messages.len ? said_line(&messages) : nf_strerror(r));
 	nf_text_deinit(&messages);
 	if (r)
 		return r;

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -89,6 +90,12 @@ static bool may_allow_other(void)
 	return found;
 }
 
+static int fail_dead(struct nf_front *f, const char *path)
+{
+	return nf_front_fail(f, -ENOTCONN, "a mount whose daemon has died is left at %s; "
+			     "remove it with: fusermount3 -u %s", path, path);
+}
+
 static int check_mount_point(struct nf_front *f)
 {
 	const char *path = f->opts.mount_point;
@@ -100,8 +107,7 @@ static int check_mount_point(struct nf_front *f)
 		if (e == ENOENT)
 			return nf_front_fail(f, -e, "mount point %s does not exist", path);
 		if (e == ENOTCONN)
-			return nf_front_fail(f, -e, "a mount whose daemon has died is left at %s; "
-					     "remove it with: fusermount3 -u %s", path, path);
+			return fail_dead(f, path);
 		return nf_front_fail(f, -e, "mount point %s: %s", path, nf_strerror(-e));
 	}
 	if (!S_ISDIR(st.st_mode))
@@ -110,10 +116,13 @@ static int check_mount_point(struct nf_front *f)
 	if (!f->mount_point)
 		return nf_front_fail(f, -errno, "mount point %s: %s", path, nf_strerror(-errno));
 	mount_on_top(f->mount_point, &m);
-	if (is_ours(f, &m))
-		return nf_front_fail(f, -EBUSY, "%s is already mounted at %s", f->opts.subtype,
-				     f->mount_point);
-	return 0;
+	if (!is_ours(f, &m))
+		return 0;
+	struct statvfs room; /* asks the daemon, where stat(2) is content with what is cached */
+	if (statvfs(f->mount_point, &room) && errno == ENOTCONN)
+		return fail_dead(f, f->mount_point);
+	return nf_front_fail(f, -EBUSY, "%s is already mounted at %s", f->opts.subtype,
+			     f->mount_point);
 }
 
 int nf_mount_check(struct nf_front *f)
@@ -129,6 +138,8 @@ int nf_mount_check(struct nf_front *f)
 	if (f->opts.allow_other && !may_allow_other())
 		return nf_front_fail(f, -EPERM, "allow_other is only for root unless /etc/fuse.conf "
 				     "has a line user_allow_other");
+	if (access("/dev/fuse", R_OK | W_OK))
+		return nf_front_fail(f, -errno, "no permission to use /dev/fuse");
 	return 0;
 }
 
