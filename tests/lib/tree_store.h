@@ -5,10 +5,13 @@
 #ifndef NF_TESTS_TREE_STORE_H
 #define NF_TESTS_TREE_STORE_H
 
+#undef NDEBUG
 #include "base/buf.h"
 #include "base/random.h"
 #include "vault/node.h"
-#include "suite.h"
+
+#include <assert.h>
+#include <stdlib.h>
 
 struct store_node {
 	uint8_t *plain;
@@ -46,7 +49,7 @@ static inline void store_init(struct store *s, size_t cache_bytes, uint64_t seed
 	*s = (struct store){ .nr_packs = 1 };
 	s->packs = calloc(1, sizeof *s->packs);
 	nf_prng_seed(&s->rng, seed);
-	ck_assert_int_eq(nf_nodes_new(cache_bytes, &s->nodes), 0);
+	assert(nf_nodes_new(cache_bytes, &s->nodes) == 0);
 }
 
 static inline void store_deinit(struct store *s)
@@ -64,7 +67,7 @@ static inline void store_deinit(struct store *s)
 static inline size_t store_begin(struct store *s)
 {
 	s->packs = realloc(s->packs, (s->nr_packs + 1) * sizeof *s->packs);
-	ck_assert_ptr_nonnull(s->packs);
+	assert(s->packs);
 	s->packs[s->nr_packs] = (struct store_pack){ .nr = 0 };
 	s->emitted = s->emitted_bytes = s->leaves = s->leaf_bytes = s->small_leaves = 0;
 	return s->nr_packs++;
@@ -75,7 +78,7 @@ static inline int store_emit(void *ctx, unsigned level, const void *plain, size_
 	struct store *s = ctx;
 	struct store_pack *p = &s->packs[s->nr_packs - 1];
 
-	ck_assert_uint_le(len, NF_NODE_MAX);
+	assert(len <= NF_NODE_MAX);
 	if (s->split && p->end + len + 40 > 16 << 20) {
 		size_t sums[] = { s->emitted, s->emitted_bytes, s->leaves, s->leaf_bytes, s->small_leaves };
 		store_begin(s);
@@ -91,7 +94,7 @@ static inline int store_emit(void *ctx, unsigned level, const void *plain, size_
 	if (p->nr == p->cap) {
 		p->cap = p->cap ? p->cap * 2 : 8;
 		p->nodes = realloc(p->nodes, p->cap * sizeof *p->nodes);
-		ck_assert_ptr_nonnull(p->nodes);
+		assert(p->nodes);
 	}
 	uint8_t *copy = malloc(len);
 	memcpy(copy, plain, len);
@@ -112,8 +115,8 @@ static inline int store_emit(void *ctx, unsigned level, const void *plain, size_
 static inline const struct store_node *store_find(struct store *s, const struct nf_ref *ref)
 {
 	size_t i = nf_get_le64(ref->pack.b + 3), lo = 0;
-	ck_assert_uint_gt(i, 0);
-	ck_assert_uint_lt(i, s->nr_packs);
+	assert(i > 0);
+	assert(i < s->nr_packs);
 	size_t hi = s->packs[i].nr;
 	while (lo < hi) {
 		size_t mid = (lo + hi) / 2;
@@ -122,9 +125,9 @@ static inline const struct store_node *store_find(struct store *s, const struct 
 		else
 			hi = mid;
 	}
-	ck_assert_uint_lt(lo, s->packs[i].nr);
+	assert(lo < s->packs[i].nr);
 	const struct store_node *n = &s->packs[i].nodes[lo];
-	ck_assert(nf_ref_equal(&n->ref, ref));
+	assert(nf_ref_equal(&n->ref, ref));
 	return n;
 }
 
@@ -132,13 +135,13 @@ static inline void store_load_one(struct store *s, const struct nf_ref *ref)
 {
 	const struct store_node *n = store_find(s, ref);
 	s->loaded_nodes++;
-	ck_assert_int_eq(nf_nodes_insert(s->nodes, ref, n->plain, n->len), 0);
+	assert(nf_nodes_insert(s->nodes, ref, n->plain, n->len) == 0);
 }
 
 static inline int store_load(void *ctx, struct nf_want *w)
 {
 	struct store *s = ctx;
-	ck_assert_uint_gt(w->nr, 0);
+	assert(w->nr > 0);
 	s->loads++;
 	for (size_t i = 0; i < w->nr; i++)
 		store_load_one(s, &w->refs[i]);
@@ -148,7 +151,7 @@ static inline int store_load(void *ctx, struct nf_want *w)
 /* A part of what is wanted comes, perhaps nothing. */
 static inline void store_load_some(struct store *s, struct nf_want *w)
 {
-	ck_assert_uint_gt(w->nr, 0);
+	assert(w->nr > 0);
 	s->loads++;
 	for (size_t i = 0; i < w->nr; i++)
 		if (nf_prng_below(&s->rng, 3))

@@ -1,6 +1,7 @@
 /* Random batches on a tree in an in-memory store, against a plain sorted array.  Retained roots are kept with
  * their arrays, so that any two can be compared.  NF_SEED=n replays. */
 #include "base/error.h"
+#include "suite.h"
 #include "tree_store.h"
 #include "vault/item.h"
 #include "vault/layer.h"
