@@ -215,6 +215,7 @@ void nf_delta_item_encode(struct nf_buf *b, const struct nf_delta_item *d)
 {
 	nf_ref_encode(b, &d->delta);
 	nf_buf_u64(b, (uint64_t)d->time_s);
+	nf_buf_u64(b, d->head_seq);
 }
 
 int nf_delta_item_decode(const void *p, size_t len, const struct nf_pack_id *self,
@@ -225,6 +226,7 @@ int nf_delta_item_decode(const void *p, size_t len, const struct nf_pack_id *sel
 
 	nf_ref_decode(&rd, self, &d.delta);
 	d.time_s = (int64_t)nf_rd_u64(&rd);
+	d.head_seq = nf_rd_u64(&rd);
 	int r = check(&rd, d.delta.level == 0 && nf_ref_check(&d.delta) == 0);
 	if (r == 0)
 		*out = d;

@@ -146,6 +146,7 @@ int nf_root_decode(const void *p, size_t len, const struct nf_pack_id *self, str
 struct nf_delta_item {
 	struct nf_ref delta;
 	int64_t time_s;
+	uint64_t head_seq; /* of the head that published it: grows along causes */
 };
 void nf_delta_item_encode(struct nf_buf *b, const struct nf_delta_item *d);
 int nf_delta_item_decode(const void *p, size_t len, const struct nf_pack_id *self,

@@ -274,6 +274,43 @@ int nf_layer_rewrite(struct nf_layer *l, uint8_t type,
 	return 0;
 }
 
+static int fold_marks(struct nf_layer *to, const struct nf_layer_mark *m)
+{
+	int r = m->wiped ? nf_layer_wipe(to, m->ino) : 0;
+
+	if (r == 0 && m->cut_block != UINT64_MAX)
+		r = nf_layer_cut(to, m->ino, m->cut_block);
+	return r;
+}
+
+static int fold_entry(struct nf_layer *to, const struct nf_layer_entry *e)
+{
+	return e->value ? nf_layer_put(to, &e->key, e->value, e->len) : nf_layer_remove(to, &e->key);
+}
+
+int nf_layer_fold(struct nf_layer *to, const struct nf_layer *from)
+{
+	int r = 0;
+
+	for (struct nf_avl_node *n = nf_avl_first(&from->marks); r == 0 && n; n = nf_avl_next(n))
+		r = fold_marks(to, mark_of(n));
+	for (struct nf_avl_node *n = nf_avl_first(&from->entries); r == 0 && n; n = nf_avl_next(n))
+		r = fold_entry(to, entry_of(n));
+	return r;
+}
+
+int nf_layer_copy_inode(struct nf_layer *to, const struct nf_layer *from, uint64_t ino)
+{
+	const struct nf_layer_mark *m = nf_layer_mark_of(from, ino);
+	struct nf_key first = { .ino = ino };
+	int r = m ? fold_marks(to, m) : 0;
+
+	for (const struct nf_layer_entry *e = nf_layer_lower(from, &first);
+	     r == 0 && e && e->key.ino == ino; e = entry_of(nf_avl_next(&e->node)))
+		r = fold_entry(to, e);
+	return r;
+}
+
 void nf_layer_to_text(const struct nf_layer *l, struct nf_text *t)
 {
 	nf_textf(t, "%zu entries, %zu marks, %zu bytes\n", l->nr_entries, l->nr_marks, l->bytes);
