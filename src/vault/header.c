@@ -85,12 +85,20 @@ int nf_header_new(struct nf_header **out)
 
 /* -- slots ------------------------------------------------------------------------ */
 
+/* NR if there is none. */
+static size_t slot_index(const struct nf_slot *slots, size_t nr, const uint8_t *id)
+{
+	size_t i = 0;
+
+	while (i < nr && memcmp(nf_slot_id(&slots[i]), id, NF_SLOT_ID_BYTES) != 0)
+		i++;
+	return i;
+}
+
 static struct nf_slot *find_slot(struct nf_slot *slots, size_t nr, const uint8_t *id)
 {
-	for (size_t i = 0; i < nr; i++)
-		if (memcmp(nf_slot_id(&slots[i]), id, NF_SLOT_ID_BYTES) == 0)
-			return &slots[i];
-	return NULL;
+	size_t i = slot_index(slots, nr, id);
+	return i < nr ? &slots[i] : NULL;
 }
 
 static size_t count_live(const struct nf_slot *slots, size_t nr)
@@ -556,8 +564,9 @@ bool nf_header_same_slots(const struct nf_header *a, const struct nf_header *b)
 		return false;
 	for (size_t i = 0; i < a->nr_slots; i++) {
 		const struct nf_slot *s = &a->slots[i];
-		const struct nf_slot *t = find_slot((struct nf_slot *)b->slots, b->nr_slots, nf_slot_id(s));
-		if (!t || memcmp(s->raw, t->raw, sizeof s->raw) != 0 || strcmp(s->label, t->label) != 0)
+		size_t at = slot_index(b->slots, b->nr_slots, nf_slot_id(s));
+		if (at == b->nr_slots || memcmp(s->raw, b->slots[at].raw, sizeof s->raw) != 0 ||
+		    strcmp(s->label, b->slots[at].label) != 0)
 			return false;
 	}
 	return true;
