@@ -599,10 +599,12 @@ class Tree:
         """(directory, name) of each link."""
         for key, value, _pack in self.items(ino, K_PARENT):
             _, _, parent, h = struct.unpack(">QBQQ", key)
-            rd = Rd(value)
+            rd, before = Rd(value), b""
             while True:
                 name = rd.str8()
                 self.check_name(name, h)
+                need(name > before, "names of one hash out of order")
+                before = name
                 yield parent, name
                 if not rd.more():
                     break
@@ -610,9 +612,11 @@ class Tree:
     def xattrs(self, ino):
         for key, value, pack in self.items(ino, K_XATTR):
             _, _, h, _ = struct.unpack(">QBQQ", key)
-            rd = Rd(value)
+            rd, before = Rd(value), b""
             while True:
                 name, kind = rd.str8(), rd.get("B")
+                need(name > before, "names of one hash out of order")
+                before = name
                 need(self.vault.header.name_hash(name) == h, "xattr under a wrong hash")
                 need(kind in (0, 1), "xattr of unknown kind")
                 if kind == 0:
