@@ -145,6 +145,18 @@ void nf_ct_truncate(struct nf_ct *t, uint32_t ino, uint64_t size)
 	resize(&t->inodes[ino], (size_t)size);
 }
 
+void nf_ct_reap(struct nf_ct *t, uint32_t ino)
+{
+	struct nf_ct_inode *in = &t->inodes[ino];
+
+	if (in->links > 0 || in->opens > 0 || in->is_dir)
+		return;
+	resize(in, 0);
+	free(in->data);
+	in->data = NULL;
+	in->cap = 0;
+}
+
 void nf_ct_punch(struct nf_ct *t, uint32_t ino, uint64_t offset, uint64_t len)
 {
 	struct nf_ct_inode *in = &t->inodes[ino];

@@ -57,6 +57,8 @@ void nf_ct_unlink(struct nf_ct *t, uint32_t dir, const char *name, uint32_t ino)
 /* DATA NULL: only the length. */
 void nf_ct_write(struct nf_ct *t, uint32_t ino, uint64_t offset, const void *data, size_t len);
 void nf_ct_truncate(struct nf_ct *t, uint32_t ino, uint64_t size);
+/* Gives up the data of an inode that no name and no open file leads to. */
+void nf_ct_reap(struct nf_ct *t, uint32_t ino);
 void nf_ct_punch(struct nf_ct *t, uint32_t ino, uint64_t offset, uint64_t len);
 /* What a write would allocate, in bytes. */
 uint64_t nf_ct_needs(const struct nf_ct *t, uint32_t ino, uint64_t offset, size_t len);

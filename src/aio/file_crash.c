@@ -69,6 +69,7 @@ static void record_locked(struct nf_crash *c, struct nf_crash_op op)
 	c->log[c->nr_ops++] = op;
 	nf_crash_apply(&c->now, &op);
 	c->now.inodes[op.ino].changed = c->nr_ops;
+	nf_ct_reap(&c->now, op.ino);
 }
 
 /* The error that was ordered for this operation, or 0. */
@@ -195,6 +196,7 @@ static void crash_close(struct nf_file *f)
 	nf_lock_take(&cf->c->lock);
 	cf->c->now.inodes[cf->ino].opens--;
 	cf->c->nr_open--;
+	nf_ct_reap(&cf->c->now, cf->ino);
 	nf_lock_drop(&cf->c->lock);
 	free(cf);
 }
@@ -526,6 +528,8 @@ struct nf_crash *nf_crash_of_tree(struct nf_ct *tree)
 	*c = (struct nf_crash){ .base = *tree, .room_bytes = UINT64_MAX, .ops = crash_ops };
 	c->ops.ctx = c;
 	nf_lock_init(&c->lock, NF_RANK_LEAF);
+	for (uint32_t i = 0; i < c->base.nr; i++)
+		nf_ct_reap(&c->base, i);
 	nf_ct_copy(&c->now, &c->base);
 	return c;
 }
