@@ -1,11 +1,13 @@
 /* The WebDAV and HTTP store: operations as sequences of exchanges.
  *
- *   GET     GET with Range
+ *   GET     GET with Range; HEAD after a 416 that does not give the size
  *   STAT    HEAD, and ASK if that gives no length
  *   LIST    PROPFIND Depth 1
  *   DELETE  DELETE
- *   PUT     [MKCOL ...] PUT; after 403, 404, 409 for want of a collection:
- *           MKCOL of the parent, up while 409, down again, and PUT once more
+ *   PUT     MKCOL of the parent if it is not known, up while 409, down again; then
+ *           PUT; and both once more after 403, 404, 409 for want of a collection
+ *           (nginx says 500 there, after which the name may not be used again:
+ *           that is why MKCOL goes first)
  *   probe   ASK (PROPFIND Depth 0) [MKCOL ... ASK]; plain HTTP: HEAD
  *   quota   ASK
  *
@@ -39,9 +41,6 @@ enum {
 	HOPS_MAX = 5,
 	/* MKCOLs of one operation, up and down. */
 	MKCOLS_MAX = 64,
-	/* A body above this is not sent into a collection that may be missing: the
-	 * MKCOL costs less than sending the body twice. */
-	MKCOL_FIRST_BYTES = 262144,
 	BACKOFF_MS = 100,
 	BACKOFF_MAX_MS = 10000,
 };
@@ -77,6 +76,7 @@ struct job {
 	uint32_t tries;
 	uint64_t began_ns; /* of this run of attempts */
 	struct nf_dav_get get;
+	bool size_only; /* GET: a 416 did not say how long the object is */
 	struct nf_dav_xml *xml;
 	/* MKCOL of mk_path[0, mk_len), not above mk_floor. */
 	char *mk_path;
@@ -103,9 +103,10 @@ static bool changes(const struct job *j)
 }
 
 /* A GET of nothing asks for the size only. */
-static bool asks_size(const struct nf_store_op *op)
+static bool asks_size(const struct job *j)
 {
-	return op->verb == NF_STORE_STAT || (op->verb == NF_STORE_GET && op->length_bytes == 0);
+	return j->size_only || j->op->verb == NF_STORE_STAT ||
+	       (j->op->verb == NF_STORE_GET && j->op->length_bytes == 0);
 }
 
 /* -- ends -- */
@@ -245,7 +246,7 @@ static int start_main(struct job *j)
 	struct nf_store_op *op = j->op;
 	struct nf_http *h = &j->http;
 
-	if (asks_size(op)) {
+	if (asks_size(j)) {
 		h->method = "HEAD";
 		h->head = true;
 		return nf_fail(set_url(j, op->name, ""));
@@ -294,22 +295,6 @@ static int start_mkcol(struct job *j)
 		return nf_fail(-ENOMEM);
 	}
 	return 0;
-}
-
-static int on_start(struct nf_xfer *x, CURL *easy)
-{
-	struct job *j = job_of(x);
-	int r;
-
-	if (!j->began_ns)
-		j->began_ns = nf_clock_ns();
-	j->http = (struct nf_http){ .conf = &j->d->conf };
-	if (j->step == STEP_MKCOL)
-		r = start_mkcol(j);
-	else
-		r = j->step == STEP_ASK ? start_ask(j) : start_main(j);
-	j->http.url = j->url;
-	return nf_fail(r ? r : nf_http_start(&j->http, x, easy));
 }
 
 /* -- making collections -- */
@@ -398,6 +383,33 @@ static void answered_mkcol(struct job *j)
 	}
 }
 
+/* A PUT into a collection we have not seen begins with making it. */
+static void make_parent_first(struct job *j)
+{
+	if (j->kind != KIND_OP || j->op->verb != NF_STORE_PUT || j->step != STEP_MAIN ||
+	    j->mk_done || j->mk_first || parent_known(j) || !mkcol_prepare(j, j->op->name))
+		return;
+	j->mk_first = true;
+	j->step = STEP_MKCOL;
+}
+
+static int on_start(struct nf_xfer *x, CURL *easy)
+{
+	struct job *j = job_of(x);
+	int r;
+
+	make_parent_first(j);
+	if (!j->began_ns)
+		j->began_ns = nf_clock_ns();
+	j->http = (struct nf_http){ .conf = &j->d->conf };
+	if (j->step == STEP_MKCOL)
+		r = start_mkcol(j);
+	else
+		r = j->step == STEP_ASK ? start_ask(j) : start_main(j);
+	j->http.url = j->url;
+	return nf_fail(r ? r : nf_http_start(&j->http, x, easy));
+}
+
 /* -- answers -- */
 
 static void answered_put(struct job *j)
@@ -430,6 +442,8 @@ static void answered_put(struct job *j)
 			return;
 		}
 	}
+	if (status >= 500) /* the next PUT looks again */
+		nf_known_deinit(&d->known);
 	if (status == 409)
 		end(j, nf_fail(-NF_E_STORE_NOT_FOUND));
 	else
@@ -460,16 +474,31 @@ static void answered_get(struct job *j)
 		return;
 	}
 	int r = nf_dav_get_end(&j->get);
+	if (r == NF_DAV_GET_ASK_SIZE) {
+		j->size_only = true;
+		go(j, STEP_MAIN);
+		return;
+	}
+	end(j, nf_fail(r));
+}
+
+/* The size came by itself: an end of a GET only if nothing of it was asked for. */
+static void end_size(struct job *j, uint64_t size_bytes)
+{
+	size_t n;
+	int r = nf_store_clip(j->op, size_bytes, &n);
+
+	if (!r && j->size_only && n)
+		r = -NF_E_STORE_PROTOCOL;
 	end(j, nf_fail(r));
 }
 
 static void answered_size(struct job *j)
 {
 	const struct nf_http *h = &j->http;
-	size_t n;
 
 	if (h->status / 100 == 2 && h->length_bytes >= 0 && !h->encoded) {
-		end(j, nf_fail(nf_store_clip(j->op, (uint64_t)h->length_bytes, &n)));
+		end_size(j, (uint64_t)h->length_bytes);
 	} else if (j->d->is_dav &&
 		   (h->status / 100 == 2 || h->status == 405 || h->status == 501)) {
 		go(j, STEP_ASK);
@@ -499,15 +528,14 @@ static void answered_list(struct job *j)
 	end(j, nf_fail(r));
 }
 
-static int asked_op(struct job *j, const struct nf_dav_props *self)
+static void asked_op(struct job *j, const struct nf_dav_props *self)
 {
-	size_t n;
-
 	if (self->is_dir)
-		return nf_fail(-NF_E_STORE_NOT_FOUND);
-	if (self->size_bytes == UINT64_MAX)
-		return nf_fail(-NF_E_STORE_PROTOCOL);
-	return nf_fail(nf_store_clip(j->op, self->size_bytes, &n));
+		end(j, nf_fail(-NF_E_STORE_NOT_FOUND));
+	else if (self->size_bytes == UINT64_MAX)
+		end(j, nf_fail(-NF_E_STORE_PROTOCOL));
+	else
+		end_size(j, self->size_bytes);
 }
 
 /* Without DAV an address need not name anything by itself. */
@@ -551,9 +579,11 @@ static void answered_ask(struct job *j)
 		return;
 	}
 	int r = nf_dav_xml_end(j->xml, &self, NULL);
-	if (!r && j->kind == KIND_OP)
-		r = asked_op(j, &self);
-	else if (!r && j->kind == KIND_PROBE)
+	if (!r && j->kind == KIND_OP) {
+		asked_op(j, &self);
+		return;
+	}
+	if (!r && j->kind == KIND_PROBE)
 		r = self.is_dir ? 0 : -ENOTDIR;
 	else if (!r)
 		memcpy(j->op->buf, &self, sizeof self);
@@ -566,7 +596,7 @@ static void answered(struct job *j)
 		answered_mkcol(j);
 	else if (j->step == STEP_ASK)
 		answered_ask(j);
-	else if (asks_size(j->op))
+	else if (asks_size(j))
 		answered_size(j);
 	else if (j->op->verb == NF_STORE_GET)
 		answered_get(j);

@@ -95,8 +95,8 @@ static int end_nothing(struct nf_dav_get *g)
 
 	if (!nf_content_range_parse(g->http->content_range, &cr) && cr.total_bytes != UINT64_MAX)
 		size = cr.total_bytes;
-	else if (g->op->offset_bytes)
-		return nf_fail(-NF_E_STORE_SHORT);
+	else if (g->op->offset_bytes && g->op->whole)
+		return NF_DAV_GET_ASK_SIZE;
 	if (size > g->op->offset_bytes)
 		return nf_fail(-NF_E_STORE_PROTOCOL);
 	g->op->size_bytes = size;
@@ -108,7 +108,7 @@ int nf_dav_get_end(struct nf_dav_get *g)
 	struct nf_store_op *op = g->op;
 
 	if (g->http->status == 416)
-		return nf_fail(end_nothing(g));
+		return end_nothing(g);
 	if (!g->begun)
 		g->error = begin(g);
 	if (g->error)

@@ -20,7 +20,9 @@ struct nf_dav_get {
 void nf_dav_get_init(struct nf_dav_get *g, struct nf_store_op *op, struct nf_http *h);
 /* nf_http's sink; CTX is the struct. */
 int nf_dav_get_sink(void *g, const void *p, size_t len);
-/* The answer (2xx or 416) is complete, or `enough`: fills OP's results. */
+/* The answer (2xx or 416) is complete, or `enough`: fills OP's results.
+ * NF_DAV_GET_ASK_SIZE: there was nothing there, and the size is not known. */
+enum { NF_DAV_GET_ASK_SIZE = 1 };
 int nf_dav_get_end(struct nf_dav_get *g);
 
 #endif

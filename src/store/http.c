@@ -405,9 +405,10 @@ int nf_http_start(struct nf_http *h, struct nf_xfer *x, CURL *e)
 	h->iov_done = 0;
 	h->sent_bytes = 0;
 	h->read_any = h->sink_failed = false;
-	/* GET first: it takes back what another method left on the handle. */
-	curl_easy_setopt(e, CURLOPT_HTTPGET, 1L);
+	/* Takes back what another method left on the handle; GET after POSTFIELDS, which
+	 * sets the method too. */
 	curl_easy_setopt(e, CURLOPT_POSTFIELDS, NULL);
+	curl_easy_setopt(e, CURLOPT_HTTPGET, 1L);
 	curl_easy_setopt(e, CURLOPT_CUSTOMREQUEST, NULL);
 	curl_easy_setopt(e, CURLOPT_RANGE, NULL);
 	curl_easy_setopt(e, CURLOPT_INFILESIZE_LARGE, (curl_off_t)-1);
