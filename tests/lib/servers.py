@@ -257,11 +257,14 @@ http {{
         """[(method, path, status, bytes)] so far; rclone's log has only the first two."""
         if self.kind == "rclone":
             # "INFO : /path: METHOD from 127.0.0.1:port"
-            found = re.findall(r": (/\S*): ([A-Z]+) from ", self.error_path.read_text())
+            found = re.findall(r": (/.*?): ([A-Z]+) from ", self.error_path.read_text())
             return [(m, p, 0, 0) for p, m in found]
-        rows = [line.split(" ") for line in self.log_path.read_text().splitlines()]
-        return [(r[0], r[1], int(r[2]), int(r[3]) if r[3].isdigit() else 0)
-                for r in rows if len(r) == 4]
+        if self.kind == "lighttpd":
+            # It writes its log in lumps; told to reopen it, it writes what it has.
+            os.kill(self.process.pid, signal.SIGHUP)
+            time.sleep(0.5)
+        rows = re.findall(r"^(\S+) (.*) (\d+) (\d+|-)$", self.log_path.read_text(), re.M)
+        return [(m, p, int(status), int(n) if n != "-" else 0) for m, p, status, n in rows]
 
     def stop(self):
         if self.process and self.process.poll() is None:
