@@ -103,6 +103,9 @@ struct nf_store_ops {
 	/* [Optional] Room on the server in bytes; -NF_E_STORE_PROTOCOL if it does
 	 * not say.  May block; never called from a FUSE thread. */
 	int (*quota)(struct nf_store *s, uint64_t *used_bytes, uint64_t *free_bytes);
+
+	/* [Optional] See nf_store_probe() (src/store/open.h); default: success. */
+	int (*probe)(struct nf_store *s);
 };
 
 /* Embedded first in each implementation. */
