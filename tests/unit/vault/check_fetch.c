@@ -392,7 +392,6 @@ START_TEST(many_threads_fetch_and_cancel_side_by_side)
 		struct rig r;
 		struct reader rd[4];
 		rig_init(&r, cache);
-		ck_assert_int_eq(nf_store_fault_set(r.w.store, "delay=1"), 0);
 		for (int i = 0; i < 4; i++) {
 			rd[i] = (struct reader){ .r = &r, .seed = (uint64_t)i };
 			ck_assert_int_eq(pthread_create(&rd[i].t, NULL, reader_run, &rd[i]), 0);
