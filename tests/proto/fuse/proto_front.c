@@ -462,7 +462,7 @@ static int give_many_pieces(struct nf_call *c)
 	static struct iovec iov[NR];
 
 	for (int i = 0; i < NR; i++)
-		iov[i] = (struct iovec){ (void *)(uintptr_t)("0123456789" + i % 10), 1 };
+		iov[i] = (struct iovec){ (void *)(uintptr_t)&"0123456789"[i % 10], 1 };
 	c->iov = iov;
 	c->nr_iov = NR;
 	return 0;
