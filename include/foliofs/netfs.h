@@ -103,6 +103,7 @@ void nf_subreq_terminated(struct nf_subreq *sq, int error);
 /* The filesystem's slot in a request, and what it may ask of one. */
 void **nf_rreq_priv(struct nf_rreq *rq);
 void **nf_wreq_priv(struct nf_wreq *wq);
+struct nf_ictx *nf_rreq_ictx(const struct nf_rreq *rq);
 struct nf_ictx *nf_wreq_ictx(const struct nf_wreq *wq);
 /* All blocks of the request, sealed; for write_stored. */
 struct nf_block *nf_wreq_blocks(struct nf_wreq *wq, unsigned *nr);

@@ -624,8 +624,8 @@ static int log_group(struct nf_vnode *vn, const struct nf_group_info *g)
 		op.flags |= NF_OPF_INLINE;
 	} else if (g->size_bytes <= NF_INLINE_MAX && item.flags & NF_INODE_INLINE &&
 		   !(first && first->known[0] && first->refs[0].sealed_len)) {
-		uint64_t keep_len = NF_MIN((uint64_t)item.inline_len,
-					   NF_MIN(g->size_bytes, g->least_size_bytes));
+		uint64_t keep_len = NF_MIN(g->size_bytes, g->least_size_bytes);
+		keep_len = NF_MIN(keep_len, (uint64_t)item.inline_len);
 		if (item.inline_len && !(first && first->known[0]))
 			memcpy(small, item.inline_data, keep_len);
 		op.flags |= NF_OPF_INLINE;
