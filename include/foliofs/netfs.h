@@ -123,7 +123,10 @@ struct nf_group_info {
 	uint64_t size_bytes;       /* i_size when the group was closed */
 	const struct nf_range *ranges; /* exact, ascending, disjoint; borrowed for the call */
 	size_t nr_ranges;
-	const struct nf_range *holes; /* punched and not written since; block-aligned parts only are holes */
+	/* Made zeros (punched, or cut off by a truncation) and not written since, up to size_bytes.  Whole blocks
+	 * in it are holes and were not stored; blocks of it in part were.  To apply a group: its blocks, then its
+	 * holes, then its size. */
+	const struct nf_range *holes;
 	size_t nr_holes;
 	bool appended;             /* some write was O_APPEND */
 	bool page_granular;        /* some write came from a shared mapping */
@@ -178,7 +181,8 @@ struct nf_netfs_ops {
 	/* [Optional] Private state of a region (credentials...). */
 	int (*init_dirty_region)(struct nf_ictx *ic, void **priv);
 	void (*free_dirty_region)(struct nf_ictx *ic, void *priv);
-	/* [Optional] May writes with these private states share a region? */
+	/* [Optional] May writes with these private states share a region?  Under the inode lock: short,
+	 * must not call back. */
 	bool (*is_write_compatible)(struct nf_ictx *ic, void *old_priv, void *now_priv);
 };
 
