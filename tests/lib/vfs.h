@@ -23,6 +23,7 @@ struct vfs_site {
 	struct nf_tempdir dir;
 	char address[200];
 	struct nf_header *header;
+	struct nf_store *keep;
 };
 
 struct vfs {
@@ -48,12 +49,12 @@ static inline void vfs_site_init(struct vfs_site *s, const char *prefix, const c
 	st = vfs_store(s);
 	ck_assert_int_eq(nf_vault_format(st, s->header, "test"), 0);
 	/* A store in memory lives as long as somebody has it open. */
-	static struct nf_store *keep[64];
-	keep[nr % 64] = st;
+	s->keep = st;
 }
 
 static inline void vfs_site_deinit(struct vfs_site *s)
 {
+	nf_store_free(s->keep);
 	nf_header_free(s->header);
 	nf_tempdir_gone(&s->dir);
 }
