@@ -124,11 +124,12 @@ struct nf_call {
 	uint32_t mode;
 	uint32_t flags;       /* open flags and others by op */
 	uint32_t write_flags;
-	uint32_t mask;        /* SETATTR */
+	uint32_t mask;        /* SETATTR; OPEN and CREATE with O_TRUNC: 0 or NF_SET_KILL_SUIDGID */
 	bool datasync;
 	bool want_attrs;      /* READDIR: readdirplus */
 	uint64_t rdev;
 	uint32_t cmd;
+	uint32_t out_size;    /* IOCTL: most bytes the answer may have */
 	uint64_t lock_owner;
 	const void *data;
 	nf_dir_fill_fn *fill;
@@ -142,7 +143,7 @@ struct nf_call {
 	int nr_iov;
 	void *buf;            /* READLINK (NUL-terminated), GETXATTR, LISTXATTR, IOCTL: malloc'd; the front end frees */
 	struct nf_statfs statfs;
-	bool keep_cache;      /* OPEN: the kernel may keep what it has cached of the file */
+	bool keep_cache;      /* OPEN, OPENDIR: the kernel may keep what it has cached of the file or listing */
 	bool direct_io;       /* OPEN: this descriptor bypasses the kernel's cache */
 	/* [Optional] Called by the front end when the reply's bytes (iov) are no longer used. */
 	void (*release)(struct nf_call *c);
@@ -168,12 +169,15 @@ struct nf_fs;
 struct nf_fs_ops {
 	/* [Required] Starts C; must not block on the network. */
 	void (*submit)(struct nf_fs *fs, struct nf_call *c);
-	/* [Optional] C, submitted and not done, was interrupted (c->interrupted is set). */
+	/* [Optional] C was submitted and is now interrupted (c->interrupted is set).  May race with its
+	 * completion on another thread: C stays readable until this returns, and a C that is
+	 * already done must be left alone. */
 	void (*interrupt)(struct nf_fs *fs, struct nf_call *c);
 };
 
 /* What the filesystem asks of the front end: changes the kernel must be told of. Thread safe; queued, sent by a thread of
- * its own; DONE (may be NULL) is called when the kernel has been told (or is gone). */
+ * its own; DONE (may be NULL) is called when the kernel has been told (or is gone: then possibly before the call
+ * returns). */
 struct nf_notify_ops {
 	/* Cached pages of [offset, offset+len) (len 0: to the end) and the attributes of INO are stale. offset < 0:
 	 * attributes only. */

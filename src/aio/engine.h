@@ -9,7 +9,9 @@
 #define NF_AIO_ENGINE_H
 
 #include "aio/file.h"
-#include "base/list.h"
+#include "aio/pool.h"
+
+struct nf_aio;
 
 struct nf_aio_job {
 	/* Set by the caller. */
@@ -23,14 +25,16 @@ struct nf_aio_job {
 	/* Set before done: 0, -errno, or -NF_E_XFORM_TRUNCATED for a read past the end. */
 	int error;
 	/* The engine's. */
-	struct nf_list link;
+	struct nf_aio *aio;
+	struct nf_work work;
 	size_t moved_bytes;
 };
 
-struct nf_aio;
 /* DEPTH: jobs the kernel holds at once; more are queued. */
 int nf_aio_new(unsigned depth, struct nf_aio **out);
-/* Waits for what is in flight.  NULL allowed. */
+/* Threads also where io_uring would do. */
+int nf_aio_new_threads(unsigned depth, struct nf_aio **out);
+/* Waits for what is in flight, and what its done callbacks submit.  NULL allowed. */
 void nf_aio_free(struct nf_aio *a);
 void nf_aio_submit(struct nf_aio *a, struct nf_aio_job *job);
 /* "io_uring" or "threads". */

@@ -69,7 +69,9 @@ struct nf_file_ops {
 extern const struct nf_file_ops nf_file_real;
 
 void nf_file_list_free(struct nf_file_dirent *list, size_t nr);
-/* mkdir -p with mode 0700 for what is made. */
+/* Makes the name PATH durable where it stands: fsync_dir of its parent. */
+int nf_file_sync_name(const struct nf_file_ops *o, const char *path);
+/* mkdir -p with mode 0700 for what is made; its names are durable afterwards. */
 int nf_file_mkdirs(const struct nf_file_ops *o, const char *path);
 /* Writes a whole small file durably: temporary name, fdatasync, rename, fsync of the
  * directory. */

@@ -25,6 +25,13 @@ static char *parent_of(const char *path)
 	return slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
 }
 
+int nf_file_sync_name(const struct nf_file_ops *o, const char *path)
+{
+	nf_auto_free char *dir = parent_of(path);
+
+	return dir ? nf_fail(o->fsync_dir(o, dir)) : nf_fail(-ENOMEM);
+}
+
 int nf_file_mkdirs(const struct nf_file_ops *o, const char *path)
 {
 	nf_auto_free char *part = strdup(path);
@@ -38,8 +45,11 @@ int nf_file_mkdirs(const struct nf_file_ops *o, const char *path)
 		*p = '\0';
 		bool is_dir = false;
 		int r = o->stat(o, part, NULL, &is_dir, NULL);
-		if (r < 0 || !is_dir)
+		if (r < 0 || !is_dir) {
 			r = o->mkdir(o, part, 0700);
+			if (r == 0)
+				r = nf_file_sync_name(o, part);
+		}
 		if (r < 0)
 			return nf_fail(r);
 		*p = cut;
@@ -64,10 +74,9 @@ static int write_synced(const struct nf_file_ops *o, const char *path, const voi
 int nf_file_replace(const struct nf_file_ops *o, const char *path, const void *data, size_t len)
 {
 	nf_auto(nf_text_deinit) struct nf_text tmp = NF_TEXT_INIT;
-	nf_auto_free char *dir = parent_of(path);
 
 	nf_textf(&tmp, "%s.new", path);
-	if (!dir || tmp.failed)
+	if (tmp.failed)
 		return nf_fail(-ENOMEM);
 	int r = write_synced(o, nf_text_str(&tmp), data, len);
 	if (r == 0)
@@ -77,7 +86,7 @@ int nf_file_replace(const struct nf_file_ops *o, const char *path, const void *d
 		(void)o->unlink(o, nf_text_str(&tmp));
 		return nf_fail(r);
 	}
-	return nf_fail(o->fsync_dir(o, dir));
+	return nf_fail(nf_file_sync_name(o, path));
 }
 
 int nf_file_slurp(const struct nf_file_ops *o, const char *path, size_t max, void **out,

@@ -27,13 +27,15 @@ struct nf_front_options {
 	bool debug;
 };
 
-/* Makes the session over FS (borrowed; fs->notify is set).  No mount yet. */
+/* Makes the session over FS (borrowed; fs->notify is set).  No mount yet.  -NF_E_OPTION for a mount option that is not
+ * known, which is logged by name. */
 int nf_front_new(const struct nf_front_options *o, struct nf_fs *fs, struct nf_front **out);
 /* Mounts. -errno with a sentence in nf_front_error(). */
 int nf_front_mount(struct nf_front *f);
-/* Serves until unmounted or nf_front_stop(); returns when no call is in flight. */
+/* Serves until unmounted or nf_front_stop(); returns when no call is in flight and every file is released. */
 int nf_front_loop(struct nf_front *f);
-/* From any thread or a signal handler: ends the loop. */
+/* From any thread or a signal handler: unmounts (the kernel first hands over dirty pages of mappings), or, if the mount
+ * is in use, flushes and cuts it off; the loop ends by that. */
 void nf_front_stop(struct nf_front *f);
 void nf_front_unmount(struct nf_front *f);
 void nf_front_free(struct nf_front *f); /* NULL allowed */

@@ -5,27 +5,33 @@
  * Only the newest is written to.  A segment is a row of frames:
  *
  *   offset  size  field
- *        0     4  magic "FJ1" + kind ('D' data, 'O' operations, 'M' mark)
+ *        0     4  magic "FJ1" + kind ('S' start, 'D' data, 'O' operations, 'M' mark)
  *        4     4  payload length in bytes (<= NF_JOURNAL_FRAME_MAX)
  *        8     8  synced: the segment's length known durable when this was written
  *       16     8  sequence number of the frame in its segment, from 0
  *       24    16  check: two SipHash-2-4 (fixed keys) over the header (0..24)
- *                 and, for O and M frames, the payload - torn-write detection only
+ *                 and, except for D frames, the payload - torn-write detection only
  *       40     -  payload, then zeros up to a multiple of 8
  *
  * D payloads are sealed blocks, as they will go to the server; they authenticate
  * themselves.  O and M payloads are sealed by the owner through the table below
  * and chained: the associated data of each holds the tag of the one before, so a
- * frame cannot be removed, exchanged or carried over from another journal.
+ * frame cannot be removed, exchanged or carried over from another journal.  The
+ * chain goes on from segment to segment: frame 0 of each is an S frame, whose
+ * payload is the tag of the last O or M frame before it (zeros for none).
  *
- * Valid: the longest prefix of frames whose headers check, whose numbers follow
- * one another and whose O/M payloads open.  What follows is a torn tail and is cut
- * off at open.  A D frame in the part that was not known durable (beyond the
+ * Valid: the longest prefix of frames whose headers check and whose numbers follow
+ * one another.  What follows is a torn tail and is cut off at open - unless a frame
+ * in it shows that bytes at the cut were durable once: then the segment is damaged.
+ * So are a segment before the last that is not valid to its end, an O or M payload
+ * that checks but does not open (no torn write looks like that), a number left out,
+ * and a chain that does not meet.  A segment of no bytes is valid.  A D frame in the part that was not known durable (beyond the
  * greatest `synced` of the valid frames) may be lost while later frames are not:
  * nf_journal_open() tells the caller where that part begins, and the caller
  * authenticates blocks it meets there; at the first that fails, it cuts there.
  *
- * One thread appends at a time (the journal's own lock); any may read. */
+ * Thread safe.  One thread appends at a time, the others wait for their turn; reads
+ * and syncs run beside it.  No thread of its own. */
 #ifndef NF_JOURNAL_JOURNAL_H
 #define NF_JOURNAL_JOURNAL_H
 
@@ -35,6 +41,7 @@
 enum {
 	NF_JOURNAL_FRAME_MAX = 16 << 20,
 	NF_JOURNAL_TAG = 16,
+	NF_JOURNAL_CUT = 1, /* what replay may return */
 };
 
 struct nf_journal;
@@ -45,8 +52,8 @@ struct nf_journal_pos {
 	uint64_t offset_bytes; /* in the segment's file */
 };
 
-/* [Required] all.  CTX is the owner's.  Called with the journal's lock held; must
- * not call back. */
+/* [Required] all.  CTX is the owner's.  Called by one thread at a time, in its turn to
+ * append or at open; must not call back. */
 struct nf_journal_seal_ops {
 	/* Bytes sealing adds. */
 	size_t overhead;
@@ -64,17 +71,19 @@ struct nf_journal_options {
 	const struct nf_file_ops *files;
 	const struct nf_journal_seal_ops *seal;
 	void *seal_ctx;
-	/* Called at open for each valid O and M frame, in order.  A negative return
-	 * ends the valid part before this frame (it is cut off). UNSYNCED: the frame
-	 * or data before it in its segment may be incomplete on disk. */
-	int (*replay)(void *ctx, uint64_t segment, char kind, const void *plain, size_t len,
+	/* Called at open for each valid O and M frame, in order.  D frames of SEGMENT
+	 * from UNSYNCED_FROM_BYTES on may be incomplete on disk; nf_journal_read(), and
+	 * nothing else, may be called on J to look.  NF_JOURNAL_CUT ends
+	 * the valid part before this frame (it is cut off); in a segment before the
+	 * last that is damage.  A negative return makes open fail with it and changes
+	 * nothing. */
+	int (*replay)(void *ctx, struct nf_journal *j, uint64_t segment, char kind, const void *plain, size_t len,
 		      uint64_t unsynced_from_bytes);
 	void *replay_ctx;
 };
 
 /* Opens DIR (made if missing), replays, cuts the torn tail, and starts a new
- * segment.  -NF_E_JOURNAL_BAD if a segment before the last is damaged: nothing is
- * changed then. */
+ * segment.  -NF_E_JOURNAL_BAD if a segment is damaged: nothing is changed then. */
 int nf_journal_open(const struct nf_journal_options *o, struct nf_journal **out);
 /* Closes without syncing.  NULL allowed. */
 void nf_journal_close(struct nf_journal *j);
@@ -90,14 +99,17 @@ int nf_journal_record(struct nf_journal *j, char kind, const void *plain, size_t
  * the journal is in error: every later call returns the first error, since the
  * kernel may have dropped the pages. */
 int nf_journal_sync(struct nf_journal *j);
-/* Reads back bytes of a D frame. */
+/* Reads back bytes of a D frame; -EINVAL for a place that is not in the journal. */
 int nf_journal_read(struct nf_journal *j, struct nf_journal_pos pos, void *buf, size_t len);
 
 /* Starts a new segment; *NUMBER is its number: what is appended from now on is in it
  * or later ones. */
 int nf_journal_rotate(struct nf_journal *j, uint64_t *number);
-/* Deletes all segments below NUMBER. */
+/* Deletes all segments below NUMBER, oldest first; the newest always stays. */
 int nf_journal_trim(struct nf_journal *j, uint64_t number);
+/* Reads all segments again: -NF_E_JOURNAL_BAD if a frame is not as it was written (D
+ * payloads and tags are the owner's to check). */
+int nf_journal_check(struct nf_journal *j);
 /* Bytes of all segments on disk. */
 uint64_t nf_journal_size(struct nf_journal *j);
 void nf_journal_to_text(struct nf_journal *j, struct nf_text *t);

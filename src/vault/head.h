@@ -24,9 +24,11 @@ int nf_vector_copy(struct nf_vector *to, const struct nf_vector *from);
 /* 0: none. */
 uint64_t nf_vector_seq(const struct nf_vector *v, uint32_t writer);
 const struct nf_vector_entry *nf_vector_find(const struct nf_vector *v, uint32_t writer);
+/* -ENOSPC beyond NF_VECTOR_MAX, as does join. */
 int nf_vector_set(struct nf_vector *v, const struct nf_vector_entry *e);
 /* A has, for each writer of B, at least B's seq. */
 bool nf_vector_covers(const struct nf_vector *a, const struct nf_vector *b);
+/* Writers, seqs and tags. Two that cover each other and are not equal hold a cloned writer. */
 bool nf_vector_equal(const struct nf_vector *a, const struct nf_vector *b);
 /* A becomes the greater of both for each writer. */
 int nf_vector_join(struct nf_vector *a, const struct nf_vector *b);
@@ -60,6 +62,10 @@ int nf_head_name_parse(const char *name, uint64_t *seq, uint8_t rand[16]);
 int nf_head_seal(struct nf_codec *c, struct nf_head *h, void **out, size_t *len);
 int nf_head_open(struct nf_codec *c, uint64_t seq, const uint8_t rand[16], const void *p, size_t len,
 		 struct nf_head *out);
+/* The plain form, for the above and for fuzzing. */
+void nf_head_encode_plain(const struct nf_head *h, struct nf_buf *b);
+int nf_head_decode_plain(uint64_t seq, const uint8_t rand[16], const void *p, size_t len,
+			 struct nf_head *out);
 void nf_head_to_text(const struct nf_head *h, struct nf_text *t);
 /* The fingerprint a person compares: 4 groups of 5 characters, of the vector. */
 void nf_head_fingerprint(const struct nf_head *h, char out[24]);

@@ -8,7 +8,12 @@
 #include "base/text.h"
 #include "codec/codec.h"
 
-enum { NF_SLOTS_MAX = 32, NF_SLOTS_LIVE_MAX = 8, NF_SLOT_ID_BYTES = 16 };
+enum {
+	NF_SLOTS_MAX = 32,
+	NF_SLOTS_LIVE_MAX = 8,
+	NF_SLOT_ID_BYTES = 16,
+	NF_HEADER_BYTES_MAX = 32 * 1024, /* more than the greatest one takes */
+};
 enum nf_slot_kind { NF_SLOT_PASSPHRASE = 1, NF_SLOT_KEYFILE = 2, NF_SLOT_RECOVERY = 3 };
 
 /* What the user gives to open a vault.  Borrowed bytes. */
@@ -38,11 +43,13 @@ struct nf_header;
 /* A new vault: volume id, root key, first epoch, name hash key. Unlocked. */
 int nf_header_new(struct nf_header **out);
 void nf_header_free(struct nf_header *h); /* wipes; NULL allowed */
-/* Parses without any key; everything but the MAC is checked. */
+/* Parses without any key; everything but the MAC is checked.  -NF_E_FORMAT_BAD,
+ * -NF_E_FORMAT_UNKNOWN (format, suite or KDF), -NF_E_KDF_LIMIT. */
 int nf_header_decode(const void *p, size_t len, struct nf_header **out);
 /* Unlocks a decoded header: runs the KDF for each live slot of the secret's kind, checks the
- * commitment, unwraps, checks the MAC, opens the ring.  -NF_E_KEY_WRONG if no slot fits.
- * *SLOT (may be NULL) receives which.  Blocks for the KDF's time and memory. */
+ * commitment, unwraps, checks the MAC, opens the ring.  -NF_E_KEY_WRONG if no slot fits,
+ * -NF_E_XFORM_BAD_TAG if one does and the rest was tampered with.
+ * SLOT_ID (may be NULL) receives which.  Blocks for the KDF's time and memory. */
 int nf_header_unlock(struct nf_header *h, const struct nf_secret *secret,
 		     uint8_t slot_id[NF_SLOT_ID_BYTES]);
 /* Unlocks by the root key itself, as handed over by the child that ran the KDF. */
@@ -64,8 +71,16 @@ int nf_header_slot_add(struct nf_header *h, const struct nf_secret *secret,
 		       uint8_t id_out[NF_SLOT_ID_BYTES]);
 /* Turns a slot into a tombstone; -EBUSY if it is the last live one, -ENOENT. */
 int nf_header_slot_remove(struct nf_header *h, const uint8_t id[NF_SLOT_ID_BYTES]);
-/* Merges B's slots and labels into A (same volume, both unlocked by one root key). */
+/* Begins `key rekey`: a new root key and a new epoch; every slot becomes a tombstone, and the
+ * caller adds one for each secret at hand before encoding.  -ENOSPC after 256 epochs. */
+int nf_header_rekey(struct nf_header *h);
+/* Merges B's slots and labels into A (same volume, both unlocked by one root key; otherwise
+ * -NF_E_HEADER_FOREIGN). */
 int nf_header_merge(struct nf_header *a, const struct nf_header *b);
+/* True if both have the same slots and labels, in whatever order. */
+bool nf_header_same_slots(const struct nf_header *a, const struct nf_header *b);
+/* Never shows a key. */
+void nf_header_to_text(const struct nf_header *h, struct nf_text *t);
 /* SHA-256 of the root key: what a device remembers. */
 int nf_header_commitment(const struct nf_header *h, uint8_t out[32]);
 

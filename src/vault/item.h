@@ -7,7 +7,7 @@
 
 #include "base/buf.h"
 #include "base/text.h"
-#include "vault/ref.h"
+#include "vault/tree.h"
 
 #include <sys/stat.h>
 #include <time.h>
@@ -22,6 +22,20 @@ enum {
 	NF_BLOCK_SHIFT_MIN = 12,
 	NF_BLOCK_SHIFT_MAX = 22,
 };
+
+/* True for values that may hold references (EXTENT, XATTR, ROOT, DELTA). */
+bool nf_item_has_refs(uint8_t type);
+/* Appends a value read from SELF as it has to stand in another pack: "this pack" is written out.
+ * -NF_E_FORMAT_BAD if the value does not parse. */
+int nf_item_rebase(uint8_t type, const void *value, size_t len, const struct nf_pack_id *self,
+		   struct nf_buf *out);
+
+int nf_extent_rebase(const void *value, size_t len, const struct nf_pack_id *self, struct nf_buf *out);
+int nf_xattr_rebase(const void *value, size_t len, const struct nf_pack_id *self, struct nf_buf *out);
+/* 1, 2 or one with a writer's prefix. */
+bool nf_ino_is_valid(uint64_t ino);
+/* 1 to 255 bytes without '/' and NUL, not "." or "..". */
+bool nf_name_is_valid(const char *name, size_t len);
 
 /* Which version of a content: the dot that made it. */
 struct nf_stamp {
@@ -65,7 +79,7 @@ int nf_dirent_iter(const void *value, size_t len, size_t *pos, struct nf_dirent 
 int nf_dirent_find(const void *value, size_t len, const char *name, size_t name_len,
 		   struct nf_dirent *out);
 /* VALUE (NULL: none) with the entry added or (INO 0) removed, sorted by name.  An empty result
- * means that the item goes. -EEXIST / -ENOENT. */
+ * means that the item goes. -EEXIST / -ENOENT; -ENOSPC over NF_VALUE_MAX. */
 int nf_dirent_edit(const void *value, size_t len, const struct nf_dirent *add_or_remove,
 		   struct nf_buf *out);
 /* PARENT values: sets of names. */
@@ -86,8 +100,10 @@ struct nf_xattr_entry {
 };
 int nf_xattr_iter(const void *value, size_t len, const struct nf_pack_id *self, size_t *pos,
 		  struct nf_xattr_entry *out);
-int nf_xattr_edit(const void *value, size_t len, const struct nf_xattr_entry *e, bool add,
-		  struct nf_buf *out);
+/* As nf_dirent_edit(), but an entry of the same name is replaced.  References in VALUE are written out against
+ * SELF. */
+int nf_xattr_edit(const void *value, size_t len, const struct nf_pack_id *self,
+		  const struct nf_xattr_entry *e, bool add, struct nf_buf *out);
 
 /* One block's reference.  pack all zeros and sealed_len 0: a hole.  Before a block is on the server `pack` is a
  * local name: see vault/blocks.h. */
@@ -104,7 +120,7 @@ struct nf_block_ref {
 };
 /* EXTENT values <-> arrays of NF_WINDOW_BLOCKS references.  `explicit_holes`: deltas; KNOWN (may be NULL when
  * not explicit) says which of the entries are named at all. */
-int nf_extent_decode(const void *p, size_t len, uint32_t block_bytes,
+int nf_extent_decode(const void *p, size_t len, const struct nf_pack_id *self, uint32_t block_bytes,
 		     struct nf_block_ref out[NF_WINDOW_BLOCKS], bool known[NF_WINDOW_BLOCKS]);
 void nf_extent_encode(struct nf_buf *b, const struct nf_block_ref in[NF_WINDOW_BLOCKS],
 		      const bool known[NF_WINDOW_BLOCKS], uint32_t block_bytes, bool explicit_holes);
@@ -130,9 +146,13 @@ int nf_root_decode(const void *p, size_t len, const struct nf_pack_id *self, str
 struct nf_delta_item {
 	struct nf_ref delta;
 	int64_t time_s;
+	uint64_t head_seq; /* of the head that published it: grows along causes */
 };
 void nf_delta_item_encode(struct nf_buf *b, const struct nf_delta_item *d);
 int nf_delta_item_decode(const void *p, size_t len, const struct nf_pack_id *self,
 			 struct nf_delta_item *out);
+enum nf_counter { NF_COUNTER_INODES = 1, NF_COUNTER_BYTES = 2 };
+void nf_counter_encode(struct nf_buf *b, int64_t v);
+int nf_counter_decode(const void *p, size_t len, int64_t *out);
 
 #endif

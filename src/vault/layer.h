@@ -42,9 +42,13 @@ int nf_layer_rewrite(struct nf_layer *l, uint8_t type,
 		     int (*fn)(void *ctx, const struct nf_key *key, const void *value, size_t len,
 			       void **now, size_t *now_len),
 		     void *ctx);
+/* Brings what FROM says into TO, as if done there after TO's own changes. */
+int nf_layer_fold(struct nf_layer *to, const struct nf_layer *from);
+/* Copies to TO everything FROM holds for one inode (puts, removals, wipe and cut). */
+int nf_layer_copy_inode(struct nf_layer *to, const struct nf_layer *from, uint64_t ino);
 void nf_layer_to_text(const struct nf_layer *l, struct nf_text *t);
 
-enum { NF_VIEW_LAYERS = 2 };
+enum { NF_VIEW_LAYERS = 3 };
 struct nf_view {
 	struct nf_nodes *nodes;
 	struct nf_ref base;                           /* null: the empty tree */

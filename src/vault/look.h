@@ -2,7 +2,7 @@
  *
  * Keeps a table of the heads seen and authenticated.  One look is one listing of heads/ and a GET of each name not
  * known yet.  A name that does not authenticate is not there yet: asked for again at later looks, never remembered
- * as bad. */
+ * as bad.  Not thread safe. */
 #ifndef NF_VAULT_LOOK_H
 #define NF_VAULT_LOOK_H
 
@@ -19,13 +19,15 @@ struct nf_look_result {
 	int64_t server_date_s;
 	size_t nr_listed, nr_unreadable;
 };
-/* Blocks.  On a store without listing: `hint`, then the heads it leads to.  0 leaves is a vault without heads. */
+/* Blocks.  -NF_E_STORE_BUSY if heads vanish under it again and again.  On a store without listing: `hint`, then the heads it leads to.  0 leaves is a vault without heads. */
 int nf_look(struct nf_look *l, struct nf_look_result *out);
 /* Takes a head of our own into the table without asking the store (it was confirmed). */
 int nf_look_add(struct nf_look *l, const struct nf_head *h);
 /* Is there any name on the store that is not in the table?  One listing, no GET: a poll.  1 yes, 0 no. */
 int nf_look_poll(struct nf_look *l);
-/* Deletes heads that another listed one covers and that are older than AGE_S by the server's Date; keeps leaves always.
+/* Looks, then deletes heads that another listed one covers, both older than AGE_S by the server's Date, and names
+ * that never became readable when they are older than a day as well; keeps leaves always.  Ends earlier results' borrowing.
+ * On a store that tells no times, cannot be listed or is read-only nothing is deleted.
  * Returns how many through NR. Blocks. */
 int nf_look_prune(struct nf_look *l, int64_t age_s, size_t *nr);
 

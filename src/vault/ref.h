@@ -58,6 +58,8 @@ void nf_ref_encode(struct nf_buf *b, const struct nf_ref *r);
  * are checked by nf_ref_check(). */
 void nf_ref_decode(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_ref *r);
 int nf_ref_check(const struct nf_ref *r);
+/* Reads and checks a reference that may be all zeros: a null one. */
+int nf_ref_decode_or_null(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_ref *r);
 void nf_ref_to_text(const struct nf_ref *r, struct nf_text *t);
 
 #endif

@@ -38,6 +38,9 @@ int nf_nodes_insert(struct nf_nodes *n, const struct nf_ref *ref, const void *pl
 bool nf_nodes_has(struct nf_nodes *n, const struct nf_ref *ref);
 size_t nf_nodes_bytes(struct nf_nodes *n);
 
+/* What a reader misses.  A call that returns NF_TREE_WANT adds to the list (and takes off it what has come
+ * meanwhile), so several look-ups may be tried before one loading.  Each node asked for and each one on the way
+ * there stays pinned until nf_want_deinit(); whoever iterates far calls that now and then. */
 struct nf_want {
 	struct nf_ref refs[NF_WANT_MAX];
 	size_t nr;
@@ -53,6 +56,7 @@ struct nf_val {
 	size_t len;
 	struct nf_node *pin;
 	uint8_t *owned; /* a copy, where there is no node to pin */
+	struct nf_pack_id self; /* what "this pack" means in the value; zeros: it does not occur */
 };
 void nf_val_deinit(struct nf_val *v);
 
@@ -89,8 +93,8 @@ struct nf_cutout {
 };
 
 struct nf_tree_writer {
-	/* Seals a node and appends it to the pack under construction; *OUT has a zero pack id.
-	 * Called children first. */
+	/* Seals a node and appends it to the pack under construction; *OUT has a zero pack id, or
+	 * the pack's own where one update may fill several packs.  Called children first. */
 	int (*emit)(void *ctx, unsigned level, const void *plain, size_t len, struct nf_ref *out);
 	void *ctx;
 	/* An inner node that is rewritten and whose children lie in more than this many packs

@@ -1,0 +1,141 @@
+/* What is done to packs as wholes: forget, adopt, drop, look at.  Threads: any caller. */
+#include "base/counter.h"
+#include "base/error.h"
+#include "base/mem.h"
+#include "cache/types.h"
+
+#include <inttypes.h>
+
+void nf_cache_forget(struct nf_cache *c, const struct nf_pack_id *pack, uint64_t offset_bytes,
+		     size_t len_bytes)
+{
+	nf_lock_take(&c->lock);
+	struct nf_pack *p = nf_cache_find_locked(c, pack);
+	if (p && !p->busy && offset_bytes < p->length_bytes && len_bytes > 0) {
+		uint64_t end = offset_bytes + NF_MIN((uint64_t)len_bytes,
+						     p->length_bytes - offset_bytes);
+		/* The blocks stay charged: what is fetched again goes there. */
+		nf_pack_set(p->present, (size_t)(offset_bytes / NF_CACHE_UNIT),
+			    (size_t)nf_round_up(end, NF_CACHE_UNIT) / NF_CACHE_UNIT, false);
+		p->changed = true;
+		nf_count(NF_C_CACHE_BAD, 1);
+	}
+	nf_lock_drop(&c->lock);
+}
+
+/* A new busy pack under this id, an old one that nobody uses removed; *OUT NULL if
+ * it is in use. */
+static int replace_pack(struct nf_cache *c, const struct nf_pack_id *pack, uint64_t len_bytes,
+			struct nf_pack **out)
+{
+	struct nf_pack *p = nf_pack_new(c, pack);
+
+	*out = NULL;
+	if (!p || nf_pack_grow(p, (size_t)nf_round_up(len_bytes, NF_CACHE_UNIT) / NF_CACHE_UNIT) < 0) {
+		nf_pack_free(p);
+		return nf_fail(-ENOMEM);
+	}
+	nf_lock_take(&c->lock);
+	struct nf_pack *old = nf_cache_find_locked(c, pack);
+	while (old && !old->busy && old->pins == 0) {
+		nf_cache_make_busy_locked(c, old);
+		nf_lock_drop(&c->lock);
+		(void)nf_cache_remove(c, old); /* the rename replaces what could not go */
+		nf_lock_take(&c->lock);
+		old = nf_cache_find_locked(c, pack);
+	}
+	if (!old) {
+		nf_cache_add_locked(c, p);
+		nf_cache_make_busy_locked(c, p);
+		*out = nf_steal(&p);
+	}
+	nf_lock_drop(&c->lock);
+	nf_pack_free(p);
+	return 0;
+}
+
+static int move_in(struct nf_cache *c, struct nf_pack *p, const char *from)
+{
+	nf_auto(nf_text_deinit) struct nf_text path = NF_TEXT_INIT, dir = NF_TEXT_INIT;
+
+	nf_pack_path(c, &p->id, "", &path);
+	nf_pack_path(c, &p->id, NULL, &dir);
+	if (path.failed || dir.failed)
+		return nf_fail(-ENOMEM);
+	int r = c->files->mkdir(c->files, nf_text_str(&dir), 0700);
+	return nf_fail(r == 0 ? c->files->rename(c->files, from, nf_text_str(&path)) : r);
+}
+
+static void publish(struct nf_cache *c, struct nf_pack *p, uint64_t len_bytes)
+{
+	nf_lock_take(&c->lock);
+	nf_pack_set(p->present, 0, (size_t)nf_round_up(len_bytes, NF_CACHE_UNIT) / NF_CACHE_UNIT, true);
+	p->length_bytes = len_bytes;
+	p->ended = p->changed = true;
+	p->busy = false;
+	c->nr_busy--;
+	nf_cache_touch_locked(c, p);
+	c->unsaved_bytes += len_bytes;
+	nf_cond_broadcast(&c->quiet);
+	nf_lock_drop(&c->lock);
+	nf_count(NF_C_CACHE_STORE_BYTES, len_bytes);
+}
+
+int nf_cache_adopt(struct nf_cache *c, const struct nf_pack_id *pack, const char *path,
+		   uint64_t len_bytes)
+{
+	struct nf_pack *p;
+
+	if (len_bytes == 0 || len_bytes > NF_CACHE_PACK_MAX)
+		return nf_fail(-EINVAL);
+	int r = replace_pack(c, pack, len_bytes, &p);
+	if (r < 0)
+		return r;
+	if (p && nf_cache_charge(c, p, 0, (size_t)nf_round_up(len_bytes, NF_CACHE_UNIT) / NF_CACHE_UNIT)) {
+		r = move_in(c, p, path);
+		if (r == 0)
+			publish(c, p, len_bytes);
+		else
+			(void)nf_cache_remove(c, p); /* nothing came: r says so */
+		return r;
+	}
+	/* In use, so it is being filled anyway; or there is no room for it. */
+	if (p)
+		(void)nf_cache_remove(c, p);
+	return nf_fail(c->files->unlink(c->files, path));
+}
+
+int nf_cache_drop(struct nf_cache *c)
+{
+	int r = 0;
+
+	while (nf_cache_evict_one(c, &r))
+		;
+	return nf_fail(r);
+}
+
+void nf_cache_stats(struct nf_cache *c, struct nf_cache_stats *out)
+{
+	nf_lock_take(&c->lock);
+	*out = (struct nf_cache_stats){ .size_limit_bytes = c->limit_bytes,
+					.used_bytes = c->used_bytes,
+					.nr_packs = c->nr_packs };
+	nf_lock_drop(&c->lock);
+}
+
+void nf_cache_to_text(struct nf_cache *c, struct nf_text *t)
+{
+	nf_lock_take(&c->lock);
+	nf_textf(t, "cache used=%" PRIu64 " limit=%" PRIu64 " packs=%zu open=%zu pins=%u busy=%u\n",
+		 c->used_bytes, c->limit_bytes, c->nr_packs, c->nr_open, c->nr_pins, c->nr_busy);
+	nf_list_for_each(p, &c->lru, struct nf_pack, lru) {
+		size_t nr = 0;
+		for (size_t i = 0; i < p->nr_units; i++)
+			nr += nf_pack_bit(p->present, i);
+		nf_textf(t, "pack=");
+		nf_text_hex(t, p->id.b, sizeof p->id.b);
+		nf_textf(t, " present=%zu length=%" PRIu64 " ended=%d charged=%" PRIu64 " pins=%u\n",
+			 nr * NF_CACHE_UNIT, p->length_bytes, p->ended, p->charged_bytes, p->pins);
+	}
+	nf_lock_drop(&c->lock);
+}

@@ -1,0 +1,127 @@
+/* The limit: what is charged before it is written, and evicting.
+ *
+ * Threads: any caller; the lock is dropped for the disk.  A pack being removed is
+ * `busy` until its files are gone and only then leaves table and charge: meanwhile
+ * nobody can begin a new file under its name, and the limit holds. */
+#include "base/assert.h"
+#include "base/counter.h"
+#include "base/error.h"
+#include "base/mem.h"
+#include "base/trace.h"
+#include "cache/types.h"
+
+static int unlink_one(struct nf_cache *c, const struct nf_pack_id *id, const char *suffix)
+{
+	nf_auto(nf_text_deinit) struct nf_text path = NF_TEXT_INIT;
+
+	nf_pack_path(c, id, suffix, &path);
+	if (path.failed)
+		return nf_fail(-ENOMEM);
+	int r = c->files->unlink(c->files, nf_text_str(&path));
+	return r == -ENOENT ? 0 : nf_fail(r);
+}
+
+int nf_cache_remove(struct nf_cache *c, struct nf_pack *p)
+{
+	c->files->close(p->file);
+	p->file = NULL;
+	int r = unlink_one(c, &p->id, "");
+	int r_map = unlink_one(c, &p->id, ".map");
+
+	nf_lock_take(&c->lock);
+	NF_ASSERT(p->busy && p->pins == 0);
+	nf_avl_erase(&c->packs, &p->node);
+	c->nr_packs--;
+	/* What cannot be removed goes on counting until the next open cleans up. */
+	if (r == 0)
+		c->used_bytes -= p->charged_bytes;
+	c->nr_busy--;
+	nf_cond_broadcast(&c->quiet);
+	nf_lock_drop(&c->lock);
+	nf_trace(CACHE, "evict pack=%02x.. bytes=%zu r=%d", p->id.b[0], (size_t)p->charged_bytes, r);
+	nf_count(NF_C_CACHE_EVICT_BYTES, p->charged_bytes);
+	nf_pack_free(p);
+	return r < 0 ? r : r_map;
+}
+
+void nf_cache_make_busy_locked(struct nf_cache *c, struct nf_pack *p)
+{
+	NF_ASSERT(p->pins == 0 && !p->busy);
+	p->busy = true;
+	c->nr_busy++;
+	nf_list_del(&p->lru);
+	if (p->file) {
+		nf_list_del(&p->open_link);
+		c->nr_open--;
+	}
+}
+
+bool nf_cache_evict_one(struct nf_cache *c, int *err)
+{
+	struct nf_pack *victim = NULL;
+
+	nf_lock_take(&c->lock);
+	nf_list_for_each(p, &c->lru, struct nf_pack, lru) {
+		if (p->pins == 0) {
+			victim = p;
+			break;
+		}
+	}
+	if (victim)
+		nf_cache_make_busy_locked(c, victim);
+	nf_lock_drop(&c->lock);
+	if (!victim)
+		return false;
+	int r = nf_cache_remove(c, victim);
+	if (r < 0)
+		*err = r;
+	return true;
+}
+
+static bool disk_has(struct nf_cache *c, uint64_t more_bytes)
+{
+	uint64_t free_bytes, total;
+
+	if (c->min_free_bytes == 0)
+		return true;
+	/* A disk that does not answer is treated as full. */
+	if (c->files->room(c->files, c->dir, &free_bytes, &total) < 0)
+		return false;
+	return free_bytes >= more_bytes && free_bytes - more_bytes >= c->min_free_bytes;
+}
+
+/* The lock held. */
+static uint64_t needs_locked(const struct nf_pack *p, size_t from, size_t to)
+{
+	uint64_t nr = 0;
+
+	for (size_t i = from; i < to; i++)
+		nr += !nf_pack_bit(p->charged, i);
+	return nr * NF_CACHE_UNIT +
+	       (nf_pack_charge(p) - p->charged_bytes); /* the map file, when new or longer */
+}
+
+bool nf_cache_charge(struct nf_cache *c, struct nf_pack *p, size_t from, size_t to)
+{
+	for (;;) {
+		nf_lock_take(&c->lock);
+		uint64_t more = needs_locked(p, from, to);
+		nf_lock_drop(&c->lock);
+		bool has = disk_has(c, more);
+		nf_lock_take(&c->lock);
+		/* Another insert may have charged some of it meanwhile: never more. */
+		more = needs_locked(p, from, to);
+		bool fits = has && more <= c->limit_bytes && c->used_bytes <= c->limit_bytes - more;
+		if (fits) {
+			nf_pack_set(p->charged, from, to, true);
+			p->charged_bytes += more;
+			c->used_bytes += more;
+		}
+		nf_lock_drop(&c->lock);
+		if (fits)
+			return true;
+		int err = 0; /* what could not be removed goes on counting */
+		if (!nf_cache_evict_one(c, &err))
+			return false;
+	}
+}

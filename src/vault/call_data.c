@@ -1,0 +1,527 @@
+/* vault/call_data.c - open files: reading, writing, making durable. */
+#include "base/assert.h"
+#include "base/error.h"
+#include "base/mem.h"
+#include "vault/calls.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <unistd.h>
+
+/* --- open, release ----------------------------------------------------------------------------- */
+
+int nf_open_file_new(struct nf_vault *v, struct nf_vnode *vn, struct nf_call *c)
+{
+	struct nf_open_file *f = calloc(1, sizeof *f);
+
+	(void)v;
+	if (!f) {
+		nf_vnode_put(vn);
+		return nf_fail(-ENOMEM);
+	}
+	f->vn = vn;
+	f->ino = vn->ino;
+	f->flags = c->flags;
+	f->writable = (c->flags & O_ACCMODE) != O_RDONLY;
+	f->direct = c->flags & O_DIRECT;
+	vn->writers += f->writable;
+	c->file = f;
+	c->keep_cache = true;
+	c->direct_io = f->direct;
+	return 0;
+}
+
+static void truncated_at_open(struct nf_io *io)
+{
+	struct nf_run *run = io->ctx;
+
+	run->error = io->error;
+	run->phase = 1;
+	nf_run_again(run);
+}
+
+static void start_open_truncate(struct nf_run *run)
+{
+	run->io = (struct nf_io){ .ic = &run->vn->ic, .done = truncated_at_open, .ctx = run };
+	nf_truncate(&run->io);
+}
+
+int nf_do_open(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
+{
+	struct nf_run *run = nf_run_of(c);
+	bool writable = (c->flags & O_ACCMODE) != O_RDONLY;
+	int r = writable || c->flags & O_TRUNC ? nf_may_change(v) : 0;
+
+	if (r < 0)
+		return r;
+	if (!run->vn) {
+		r = nf_vnode_get(v, c->ino, c, w, &run->vn);
+		if (r)
+			return r == NF_TREE_NONE ? nf_fail(-ENOENT) : r;
+	}
+	if (c->flags & O_TRUNC && !run->phase && nf_i_size(&run->vn->ic) > 0) {
+		nf_vnode_touch(run->vn);
+		run->start = start_open_truncate;
+		return NF_CALL_PENDING;
+	}
+	if (run->error < 0)
+		return run->error;
+	if (run->phase)
+		nf_vnode_dirty(run->vn);
+	struct nf_vnode *vn = run->vn;
+	run->vn = NULL;
+	return nf_open_file_new(v, vn, c);
+}
+
+int nf_do_release(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
+{
+	struct nf_open_file *f = c->file;
+
+	(void)v;
+	(void)w;
+	if (!f)
+		return 0;
+	f->vn->writers -= f->writable;
+	nf_vnode_put(f->vn);
+	free(f);
+	c->file = NULL;
+	return 0;
+}
+
+/* --- reading -------------------------------------------------------------------------------------- */
+
+static void read_release(struct nf_call *c)
+{
+	struct nf_run *run = c->fs_priv[1];
+
+	nf_read_end(&run->io);
+	c->fs_priv[1] = NULL;
+	nf_run_end(run, 0);
+}
+
+static void read_done(struct nf_io *io)
+{
+	struct nf_run *run = io->ctx;
+
+	if (io->error < 0) {
+		nf_run_end(run, io->error);
+		return;
+	}
+	/* The run stays until the reply is sent: it holds the pages. */
+	struct nf_call *c = nf_run_claim(run);
+	if (!c) {
+		nf_read_end(io);
+		nf_run_end(run, 0);
+		return;
+	}
+	c->iov = io->out_iov;
+	c->nr_iov = io->nr_out_iov;
+	c->count = io->done_bytes;
+	c->fs_priv[0] = NULL;
+	c->fs_priv[1] = run;
+	c->release = read_release;
+	nf_call_done(c, 0);
+}
+
+static void start_read(struct nf_run *run) { nf_read(&run->io); }
+
+int nf_do_read(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
+{
+	struct nf_run *run = nf_run_of(c);
+
+	(void)v;
+	(void)w;
+	run->vn = c->file->vn;
+	run->vn->refs++;
+	run->io = (struct nf_io){ .ic = &run->vn->ic, .pos_bytes = c->offset, .len_bytes = c->size,
+				  .flags = c->file->direct ? NF_IO_DIRECT : 0, .done = read_done,
+				  .ctx = run };
+	run->start = start_read;
+	return NF_CALL_PENDING;
+}
+
+/* --- writing ---------------------------------------------------------------------------------------- */
+
+void nf_vnode_touch(struct nf_vnode *vn)
+{
+	vn->mtime = vn->change_time = nf_clock_real();
+	vn->pending_times = true;
+	nf_vnode_dirty(vn);
+}
+
+static void written(struct nf_io *io)
+{
+	struct nf_run *run = io->ctx;
+	struct nf_vnode *vn = run->vn;
+
+	nf_lock_take(&vn->v->ns);
+	nf_vnode_dirty(vn);
+	nf_lock_drop(&vn->v->ns);
+	if (run->call)
+		run->call->count = io->error < 0 ? 0 : io->done_bytes;
+	if (io->error == 0 && run->v->fsync_remote && io->flags & NF_IO_DSYNC) {
+		nf_sync_wait(run);
+		return;
+	}
+	nf_run_end(run, io->error);
+}
+
+static void start_write(struct nf_run *run)
+{
+	run->io.done = written;
+	run->io.ctx = run;
+	nf_write(&run->io);
+}
+
+/* A direct write or one with O_SYNC is durable when it returns. */
+static void journal_written(struct nf_work *w)
+{
+	struct nf_run *run = nf_container_of(w, struct nf_run, work);
+	int r = nf_vault_journal(run->v, true);
+
+	nf_run_end(run, r);
+}
+
+static void written_sync(struct nf_io *io)
+{
+	struct nf_run *run = io->ctx;
+
+	if (io->error < 0 || run->v->fsync_remote) {
+		written(io);
+		return;
+	}
+	if (run->call)
+		run->call->count = io->done_bytes;
+	nf_work_init(&run->work, journal_written);
+	nf_pool_add(run->v->pool, &run->work);
+}
+
+static void start_write_sync(struct nf_run *run)
+{
+	run->io.done = written_sync;
+	run->io.ctx = run;
+	nf_write(&run->io);
+}
+
+static void unlined(struct nf_io *io)
+{
+	struct nf_run *run = io->ctx;
+	struct unline *u = run->buf;
+
+	*io = u->then;
+	if (u->read_error < 0 && io->done) {
+		io->error = u->read_error;
+		io->done(io);
+		return;
+	}
+	u->go(run);
+}
+
+static void unline_read(struct nf_io *io)
+{
+	struct nf_run *run = io->ctx;
+	struct unline *u = run->buf;
+	size_t len = 0;
+
+	u->read_error = io->error;
+	for (int i = 0; io->error == 0 && i < io->nr_out_iov; i++) {
+		size_t n = NF_MIN(io->out_iov[i].iov_len, sizeof u->bytes - len);
+		memcpy(u->bytes + len, io->out_iov[i].iov_base, n);
+		len += n;
+	}
+	int error = io->error;
+	if (error == 0)
+		nf_read_end(io);
+	run->iov[1] = (struct iovec){ u->bytes, len };
+	*io = (struct nf_io){ .ic = &run->vn->ic, .iov = &run->iov[1], .nr_iov = 1, .len_bytes = len,
+			      .done = unlined, .ctx = run };
+	if (error < 0 || len == 0)
+		unlined(io);
+	else
+		nf_write(io);
+}
+
+static void start_unline(struct nf_run *run)
+{
+	struct unline *u = run->buf;
+
+	u->then = run->io;
+	run->io = (struct nf_io){ .ic = &run->vn->ic, .len_bytes = NF_INLINE_MAX,
+				  .flags = NF_IO_NOWAIT_AHEAD, .done = unline_read, .ctx = run };
+	nf_read(&run->io);
+}
+
+bool nf_unline_needed(const struct nf_vnode *vn, uint64_t pos_bytes, uint64_t end_bytes)
+{
+	uint64_t size = nf_i_size(&vn->ic);
+	return size > 0 && size <= NF_INLINE_MAX && !(pos_bytes == 0 && end_bytes >= size);
+}
+
+void nf_unline(struct nf_run *run, void (*go)(struct nf_run *run))
+{
+	struct unline *u = calloc(1, sizeof *u);
+
+	if (!u) {
+		/* As it was: the data is written without it; the flush says what is wrong. */
+		run->start = go;
+		return;
+	}
+	u->go = go;
+	run->buf = u;
+	run->start = start_unline;
+}
+
+static int kill_suid(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
+{
+	struct nf_attr attr;
+
+	if (!(c->write_flags & NF_WRITE_KILL_SUIDGID))
+		return 0;
+	int r = nf_vault_attr(v, c->ino, w, &attr);
+	if (r)
+		return r;
+	uint32_t mode = attr.mode & ~(uint32_t)S_ISUID;
+	if (mode & S_IXGRP)
+		mode &= ~(uint32_t)S_ISGID;
+	return mode == attr.mode ? 0 : nf_set_mode(v, c->ino, mode, nf_clock_real(), w);
+}
+
+int nf_do_write(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
+{
+	struct nf_run *run = nf_run_of(c);
+	struct nf_vnode *vn = c->file->vn;
+
+	int r = nf_may_change(v);
+	if (r == 0)
+		r = kill_suid(v, c, w);
+	if (r == NF_TREE_WANT) {
+		int k = nf_call_keep_data(c);
+		return k < 0 ? k : r;
+	}
+	if (r)
+		return r;
+	/* The data is borrowed until submit returns; the library may take it later than that. */
+	r = nf_call_keep_data(c);
+	if (r < 0)
+		return r;
+	if (c->offset + c->size > INT64_MAX - (1 << 22))
+		return nf_fail(-EFBIG);
+	vn->refs++;
+	run->vn = vn;
+	nf_vnode_touch(vn);
+	/* The data belongs to the run from here: the call may be gone before the library is done. */
+	run->state = c->kept;
+	c->kept = NULL;
+	run->iov[0] = (struct iovec){ run->state, c->size };
+	unsigned flags = c->file->direct ? NF_IO_DIRECT : 0;
+	/* For buffered descriptors the kernel sends FSYNC after a synchronous write. */
+	if (c->flags & (O_DSYNC | O_SYNC) && c->file->direct)
+		flags |= NF_IO_DSYNC;
+	if (c->write_flags & NF_WRITE_CACHE)
+		flags |= NF_IO_PAGE_GRANULAR;
+	run->io = (struct nf_io){ .ic = &vn->ic, .pos_bytes = c->offset, .len_bytes = c->size,
+				  .flags = flags, .iov = run->iov, .nr_iov = 1 };
+	run->start = flags & NF_IO_DSYNC ? start_write_sync : start_write;
+	if (c->offset + c->size > NF_INLINE_MAX && nf_unline_needed(vn, c->offset, c->offset + c->size))
+		nf_unline(run, run->start);
+	return NF_CALL_PENDING;
+}
+
+int nf_do_flush(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
+{
+	(void)v;
+	(void)c;
+	(void)w;
+	return 0;
+}
+
+/* --- fsync ---------------------------------------------------------------------------------------------- */
+
+static void sync_journal(struct nf_work *w)
+{
+	struct nf_run *run = nf_container_of(w, struct nf_run, work);
+	int r = nf_vault_journal(run->v, true);
+
+	if (r == 0 && run->v->fsync_remote)
+		nf_sync_wait(run);
+	else
+		nf_run_end(run, r);
+}
+
+static void synced(struct nf_io *io)
+{
+	struct nf_run *run = io->ctx;
+
+	if (io->error < 0) {
+		nf_run_end(run, io->error);
+		return;
+	}
+	nf_work_init(&run->work, sync_journal);
+	nf_pool_add(run->v->pool, &run->work);
+}
+
+static void start_fsync(struct nf_run *run)
+{
+	if (!run->vn) {
+		nf_work_init(&run->work, sync_journal);
+		nf_pool_add(run->v->pool, &run->work);
+		return;
+	}
+	run->io = (struct nf_io){ .ic = &run->vn->ic, .done = synced, .ctx = run };
+	nf_fsync(&run->io);
+}
+
+int nf_do_fsync(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
+{
+	struct nf_run *run = nf_run_of(c);
+
+	(void)w;
+	if (v->read_only)
+		return 0;
+	run->vn = c->file->vn;
+	if (run->vn->failed)
+		return run->vn->failed;
+	run->vn->refs++;
+	run->start = start_fsync;
+	return NF_CALL_PENDING;
+}
+
+int nf_do_fsyncdir(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
+{
+	(void)w;
+	if (v->read_only)
+		return 0;
+	nf_run_of(c)->start = start_fsync;
+	return NF_CALL_PENDING;
+}
+
+/* --- fallocate, lseek -------------------------------------------------------------------------------------- */
+
+static void start_fallocate(struct nf_run *run)
+{
+	run->io.done = written;
+	run->io.ctx = run;
+	nf_fallocate(&run->io, (int)run->phase);
+}
+
+int nf_do_fallocate(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
+{
+	struct nf_run *run = nf_run_of(c);
+	struct nf_vnode *vn = c->file->vn;
+	uint32_t known = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE;
+
+	(void)w;
+	int r = nf_may_change(v);
+	if (r < 0)
+		return r;
+	if (c->mode & ~known)
+		return nf_fail(-EOPNOTSUPP);
+	if (c->size == 0)
+		return nf_fail(-EINVAL);
+	if (c->offset + c->size > INT64_MAX - (1 << 22))
+		return nf_fail(-EFBIG);
+	vn->refs++;
+	run->vn = vn;
+	nf_vnode_touch(vn);
+	run->io = (struct nf_io){ .ic = &vn->ic, .pos_bytes = c->offset, .len_bytes = c->size };
+	run->phase = c->mode;
+	run->start = start_fallocate;
+	if (!(c->mode & FALLOC_FL_KEEP_SIZE) && c->offset + c->size > NF_INLINE_MAX &&
+	    nf_unline_needed(vn, 1, 0))
+		nf_unline(run, start_fallocate);
+	return NF_CALL_PENDING;
+}
+
+static void stored_for_seek(struct nf_io *io)
+{
+	struct nf_run *run = io->ctx;
+
+	run->error = io->error;
+	run->phase = 1;
+	nf_run_again(run);
+}
+
+static void start_seek(struct nf_run *run)
+{
+	run->io = (struct nf_io){ .ic = &run->vn->ic, .done = stored_for_seek, .ctx = run };
+	nf_group_flush(&run->io, 0);
+}
+
+/* Finds the first block at or after BLOCK that is data (or is not). 0 with *OUT, NF_TREE_NONE past the end. */
+static int seek_block(struct nf_vnode *vn, uint64_t block, uint64_t end, bool data, struct nf_want *w,
+		      uint64_t *out)
+{
+	struct nf_block_ref window[NF_WINDOW_BLOCKS];
+	struct nf_view view = nf_vnode_view(vn);
+
+	while (block < end) {
+		uint64_t first = block / NF_WINDOW_BLOCKS * NF_WINDOW_BLOCKS;
+		int r = nf_vnode_window(vn, first, w, window);
+		if (r)
+			return r;
+		for (; block < end && block < first + NF_WINDOW_BLOCKS; block++) {
+			if ((window[block - first].sealed_len != 0) == data) {
+				*out = block;
+				return 0;
+			}
+		}
+		if (!data || block >= end || !nf_avl_empty(&vn->acc))
+			continue;
+		/* Over long holes by the next item there is. */
+		struct nf_key from = nf_key_extent(vn->ino, block), key;
+		struct nf_key to = { .ino = vn->ino, .type = NF_ITEM_EXTENT + 1 };
+		struct nf_val val = { 0 };
+		r = nf_view_next(&view, &from, &to, w, &key, &val);
+		if (r == NF_TREE_NONE)
+			break;
+		if (r)
+			return r;
+		nf_val_deinit(&val);
+		block = NF_MAX(block, key.a);
+	}
+	return NF_TREE_NONE;
+}
+
+int nf_do_lseek(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
+{
+	struct nf_run *run = nf_run_of(c);
+	struct nf_vnode *vn = c->file->vn;
+	uint64_t size = nf_i_size(&vn->ic), block;
+	bool data = c->flags == SEEK_DATA;
+
+	if (c->offset >= size)
+		return nf_fail(-ENXIO);
+	if (!run->phase && nf_is_dirty(&vn->ic) && !v->read_only) {
+		vn->refs++;
+		run->vn = vn;
+		run->start = start_seek;
+		return NF_CALL_PENDING;
+	}
+	if (run->error < 0)
+		return run->error;
+	if (size <= NF_INLINE_MAX) {
+		c->offset = data ? c->offset : size;
+		return 0;
+	}
+	uint64_t end = (size + (1u << vn->block_shift) - 1) >> vn->block_shift;
+	int r = seek_block(vn, c->offset >> vn->block_shift, end, data, w, &block);
+	if (r == NF_TREE_NONE) {
+		if (data)
+			return nf_fail(-ENXIO);
+		c->offset = size;
+		return 0;
+	}
+	if (r)
+		return r;
+	c->offset = NF_MAX(c->offset, block << vn->block_shift);
+	c->offset = NF_MIN(c->offset, size);
+	return 0;
+}
+
+int nf_do_ioctl(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
+{
+	(void)v;
+	(void)c;
+	(void)w;
+	return -ENOTTY;
+}

@@ -1,0 +1,392 @@
+/* vault/commit.c - the committer: one thread that looks, takes over, merges and publishes.
+ *
+ *      +--> look ---- nothing new, nothing to do --------------------------> wait
+ *      |      |  one leaf, newer         several leaves        frozen epoch
+ *      |      v                          v                     v
+ *      |    adopt                      publish a merge       publish
+ *      +------+--------------------------+---------------------+
+ *
+ * docs/internals/protocol.md has the rules (R1..R14). */
+#include "vault/commit.h"
+
+#include "base/counter.h"
+#include "base/error.h"
+#include "base/mem.h"
+#include "base/random.h"
+#include "base/trace.h"
+#include "vault/run.h"
+
+#include <inttypes.h>
+
+enum {
+	TURNS_MAX = 64,         /* rounds of one turn before it gives others a chance */
+	MERGE_WAIT_MAX_MS = 300,
+	PRUNE_AGE_S = 600,
+	PRUNE_EVERY = 32,       /* looks */
+};
+
+/* --- waiting ------------------------------------------------------------------------------------ */
+
+/* The dot that everything done so far will be in; 0: everything is confirmed. */
+static uint64_t target_seq(struct nf_vault *v)
+{
+	if (v->current && (v->current->nr_ops || !nf_list_empty(&v->dirty_list)))
+		return v->current->seq;
+	return v->frozen ? v->frozen->seq : 0;
+}
+
+/* Ends what waits for dots up to the confirmed one. */
+static void wake_synced(struct nf_vault *v)
+{
+	struct nf_list ready;
+
+	nf_list_init(&ready);
+	nf_lock_take(&v->ns);
+	nf_list_for_each_safe(run, &v->sync_waiters, struct nf_run, waiting) {
+		if (run->sync_seq > v->confirmed_seq && target_seq(v) != 0)
+			continue;
+		nf_list_del(&run->waiting);
+		nf_list_add_tail(&ready, &run->waiting);
+	}
+	nf_lock_drop(&v->ns);
+	nf_list_for_each_safe(run, &ready, struct nf_run, waiting) {
+		nf_list_del(&run->waiting);
+		nf_run_end(run, 0);
+	}
+}
+
+void nf_sync_wait(struct nf_run *run)
+{
+	struct nf_vault *v = run->v;
+
+	nf_lock_take(&v->ns);
+	run->sync_seq = target_seq(v);
+	bool wait = run->sync_seq != 0;
+	if (wait) {
+		nf_list_add_tail(&v->sync_waiters, &run->waiting);
+		v->want_commit = true;
+		nf_cond_broadcast(&v->changed);
+	}
+	nf_lock_drop(&v->ns);
+	if (!wait)
+		nf_run_end(run, 0);
+}
+
+/* --- one turn ------------------------------------------------------------------------------------ */
+
+static bool is_base(const struct nf_vault *v, const struct nf_head *h)
+{
+	return !memcmp(h->id.tag, v->base.id.tag, sizeof h->id.tag);
+}
+
+/* R6: together the leaves must contain what this device has seen. */
+static int check_rollback(struct nf_vault *v, const struct nf_look_result *look)
+{
+	struct nf_vector all = { 0 };
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < look->nr_leaves; i++)
+		r = nf_vector_join(&all, &look->leaves[i]->vector);
+	if (r == 0 && !nf_vector_covers(&all, &v->base.vector))
+		r = nf_fail(-NF_E_HEAD_ROLLBACK);
+	nf_vector_deinit(&all);
+	return r;
+}
+
+static int look(struct nf_vault *v, struct nf_look_result *out)
+{
+	int r = nf_look(v->look, out);
+
+	nf_count(NF_C_LOOKS, 1);
+	if (r == 0 && out->nr_leaves == 0)
+		r = nf_fail(-NF_E_HEAD_ROLLBACK);
+	if (r == 0)
+		r = check_rollback(v, out);
+	/* A listing that ran while names came and went may lie: once more before saying so. */
+	if (r == -NF_E_HEAD_ROLLBACK) {
+		r = nf_look(v->look, out);
+		if (r == 0 && out->nr_leaves == 0)
+			r = -NF_E_HEAD_ROLLBACK;
+		if (r == 0)
+			r = check_rollback(v, out);
+	}
+	nf_lock_take(&v->ns);
+	v->connected = r == 0 || r == -NF_E_HEAD_ROLLBACK;
+	v->last_error = r;
+	v->looks_done++;
+	if (r == 0 && out->nr_leaves > 1) {
+		v->forks++;
+		nf_count(NF_C_FORKS_SEEN, 1);
+	}
+	nf_lock_drop(&v->ns);
+	return r;
+}
+
+/* A short wait that differs from writer to writer: often another has merged by then. */
+static void merge_wait(struct nf_vault *v, unsigned round)
+{
+	uint8_t x;
+
+	nf_random(&x, sizeof x);
+	uint64_t ms = x % (MERGE_WAIT_MAX_MS >> (round > 4 ? 4 : round)) + 1;
+	nf_lock_take(&v->ns);
+	uint64_t until = nf_clock_ns() + ms * NF_NS_PER_MS;
+	while (!v->stopping && nf_cond_wait_until(&v->changed, &v->ns, until))
+		;
+	nf_lock_drop(&v->ns);
+}
+
+/* Copies of the leaves' heads, so that they outlive the next look. */
+struct leaves {
+	struct nf_head *h;
+	const struct nf_head **p;
+	size_t nr;
+};
+
+static void leaves_deinit(struct leaves *l)
+{
+	for (size_t i = 0; i < l->nr; i++)
+		nf_head_deinit(&l->h[i]);
+	free(l->h);
+	free(l->p);
+}
+
+static int leaves_copy(struct leaves *l, const struct nf_look_result *look)
+{
+	size_t n = NF_MIN(look->nr_leaves, (size_t)NF_HEAD_PARENTS_MAX);
+
+	*l = (struct leaves){ .h = calloc(n, sizeof *l->h), .p = calloc(n, sizeof *l->p) };
+	if (!l->h || !l->p)
+		return nf_fail(-ENOMEM);
+	/* The last ones: among them is the base of the merge. */
+	for (size_t i = look->nr_leaves - n; i < look->nr_leaves; i++) {
+		int r = nf_head_copy(&l->h[l->nr], look->leaves[i]);
+		if (r < 0)
+			return r;
+		l->p[l->nr] = &l->h[l->nr];
+		l->nr++;
+	}
+	return 0;
+}
+
+/* One round: 0 nothing is left to do, 1 look again, negative. */
+static int round_of(struct nf_vault *v, unsigned round)
+{
+	struct nf_look_result seen;
+	struct leaves l = { 0 };
+	struct nf_head head = { 0 };
+
+	int r = look(v, &seen);
+	if (r == 0)
+		r = leaves_copy(&l, &seen);
+	if (r < 0)
+		goto out;
+	if (l.nr > 1) {
+		if (v->read_only) {
+			/* Somebody who may write merges; until then the greatest leaf is shown. */
+			r = is_base(v, l.p[l.nr - 1]) ? 0 : nf_adopt(v, l.p[l.nr - 1]);
+			goto out;
+		}
+		if (round < 2) {
+			merge_wait(v, round);
+			r = 1;
+			goto out;
+		}
+		r = nf_publish(v, l.p, l.nr, &head);
+		if (r == 0)
+			r = nf_look_add(v->look, &head);
+		r = r == -NF_E_STORE_UNKNOWN_OUTCOME || r == 0 ? 1 : r;
+		goto out;
+	}
+	if (!is_base(v, l.p[0])) {
+		r = nf_adopt(v, l.p[0]);
+		r = r < 0 ? r : 1;
+		goto out;
+	}
+	if (!v->frozen)
+		goto out;
+	r = nf_publish(v, l.p, 1, &head);
+	if (r == 0)
+		r = nf_look_add(v->look, &head);
+	r = r == -NF_E_STORE_UNKNOWN_OUTCOME || r == 0 ? 1 : r;
+out:
+	nf_head_deinit(&head);
+	leaves_deinit(&l);
+	return r;
+}
+
+static void prune(struct nf_vault *v)
+{
+	size_t nr = 0;
+
+	if (v->read_only || v->looks_done % PRUNE_EVERY)
+		return;
+	(void)nf_look_prune(v->look, PRUNE_AGE_S, &nr); /* what stays is pruned another time */
+}
+
+int nf_commit_turn(struct nf_vault *v, bool force)
+{
+	int r = 0;
+
+	if (force && !v->read_only)
+		nf_cut(v);
+	if (v->frozen) {
+		r = nf_cut_drain(v);
+		if (r < 0)
+			return r;
+	}
+	nf_lock_take(&v->ns);
+	v->committing = true;
+	nf_lock_drop(&v->ns);
+	for (unsigned round = 0; round < TURNS_MAX; round++) {
+		r = round_of(v, round);
+		if (r <= 0 || v->stop)
+			break;
+	}
+	nf_lock_take(&v->ns);
+	v->committing = false;
+	v->last_error = NF_MIN(r, 0);
+	if (r < 0 && r != -NF_E_HEAD_ROLLBACK)
+		v->connected = r != -NF_E_OFFLINE && r != -NF_E_TIMEOUT;
+	nf_cond_broadcast(&v->changed);
+	nf_lock_drop(&v->ns);
+	wake_synced(v);
+	prune(v);
+	return NF_MIN(r, 0);
+}
+
+/* --- the thread ------------------------------------------------------------------------------------- */
+
+static bool something_due(struct nf_vault *v, uint64_t now, uint64_t *at)
+{
+	uint64_t oldest = UINT64_MAX;
+
+	if (v->frozen || v->want_commit)
+		return true;
+	if (v->current && v->current->oldest_ns)
+		oldest = v->current->oldest_ns;
+	if (v->dirty_since_ns)
+		oldest = NF_MIN(oldest, v->dirty_since_ns);
+	if (oldest == UINT64_MAX)
+		return false;
+	uint64_t due = oldest + v->write_back_ms * NF_NS_PER_MS;
+	if (due <= now || nf_layer_bytes(v->current->layer) > (16u << 20))
+		return true;
+	*at = NF_MIN(*at, due);
+	return false;
+}
+
+static void *committer(void *arg)
+{
+	struct nf_vault *v = arg;
+	uint64_t next_poll = nf_clock_ns() + v->poll_ms * NF_NS_PER_MS, retry_at = 0;
+	uint64_t back_off_ms = 200;
+
+	nf_lock_take(&v->ns);
+	while (!v->stopping) {
+		uint64_t now = nf_clock_ns(), at = v->manual ? now + NF_NS_PER_S : next_poll;
+		bool due = v->manual ? v->want_commit : something_due(v, now, &at);
+		bool poll = v->want_look || (!v->manual && now >= next_poll);
+		if (now < retry_at && !v->want_look) {
+			due = poll = false;
+			at = retry_at;
+		}
+		if (!due && !poll) {
+			nf_cond_wait_until(&v->changed, &v->ns, at);
+			continue;
+		}
+		v->want_commit = v->want_look = false;
+		nf_lock_drop(&v->ns);
+		int r = 0;
+		/* A poll is one listing; only news makes more of it. */
+		if (due || nf_look_poll(v->look) != 0)
+			r = nf_commit_turn(v, due);
+		nf_lock_take(&v->ns);
+		now = nf_clock_ns();
+		next_poll = now + v->poll_ms * NF_NS_PER_MS;
+		if (r < 0) {
+			retry_at = now + back_off_ms * NF_NS_PER_MS;
+			back_off_ms = NF_MIN(back_off_ms * 2, UINT64_C(30000));
+		} else {
+			retry_at = 0;
+			back_off_ms = 200;
+		}
+	}
+	nf_lock_drop(&v->ns);
+	return NULL;
+}
+
+int nf_commit_start(struct nf_vault *v)
+{
+	int r = pthread_create(&v->committer, NULL, committer, v);
+	if (r)
+		return nf_fail(-r);
+	v->committer_runs = true;
+	return 0;
+}
+
+void nf_commit_stop(struct nf_vault *v)
+{
+	if (!v->committer_runs)
+		return;
+	nf_lock_take(&v->ns);
+	v->stopping = true;
+	nf_cond_broadcast(&v->changed);
+	nf_lock_drop(&v->ns);
+	atomic_store(&v->stop, true);
+	pthread_join(v->committer, NULL);
+	v->committer_runs = false;
+}
+
+/* --- from outside --------------------------------------------------------------------------------------- */
+
+int nf_vault_refresh(struct nf_vault *v)
+{
+	if (v->no_threads)
+		return nf_commit_turn(v, false);
+	nf_lock_take(&v->ns);
+	uint64_t had = v->looks_done;
+	v->want_look = true;
+	nf_cond_broadcast(&v->changed);
+	while (v->looks_done == had && !v->stopping)
+		nf_cond_wait(&v->changed, &v->ns);
+	while (v->committing && !v->stopping)
+		nf_cond_wait(&v->changed, &v->ns);
+	int r = v->last_error;
+	nf_lock_drop(&v->ns);
+	return r;
+}
+
+int nf_vault_sync(struct nf_vault *v, _Atomic bool *stop)
+{
+	int r = 0;
+
+	nf_lock_take(&v->ns);
+	uint64_t target = target_seq(v);
+	nf_lock_drop(&v->ns);
+	if (target == 0)
+		return 0;
+	if (v->no_threads) {
+		for (int i = 0; i < TURNS_MAX && r == 0 && v->confirmed_seq < target; i++)
+			r = nf_commit_turn(v, true);
+		return r == 0 && v->confirmed_seq < target ? nf_fail(-NF_E_STORE_BUSY) : r;
+	}
+	nf_lock_take(&v->ns);
+	uint64_t failures = 0, seen = v->looks_done;
+	while (v->confirmed_seq < target && !v->stopping && !(stop && *stop)) {
+		v->want_commit = true;
+		nf_cond_broadcast(&v->changed);
+		nf_cond_wait_until(&v->changed, &v->ns, nf_clock_ns() + NF_NS_PER_S / 2);
+		if (v->looks_done != seen && v->last_error < 0)
+			failures++;
+		seen = v->looks_done;
+		if (failures >= 5) {
+			r = v->last_error;
+			break;
+		}
+	}
+	if (r == 0 && v->confirmed_seq < target)
+		r = nf_fail(-NF_E_CANCELLED);
+	nf_lock_drop(&v->ns);
+	return r;
+}

@@ -1,0 +1,139 @@
+/* vault/cut.c - the cut: what one commit holds.
+ *
+ * Under the namespace lock, at one instant: the current epoch becomes the frozen one, a new one takes its place,
+ * and every file that may hold data has its flush group closed.  Operations of names are complete with that; data
+ * follows as the groups drain (group_stored, nfops.c). */
+#include "base/assert.h"
+#include "base/error.h"
+#include "base/mem.h"
+#include "base/trace.h"
+#include "vault/commit.h"
+
+#include <inttypes.h>
+
+static void drained(struct nf_io *io)
+{
+	struct nf_vnode *vn = io->ctx;
+	struct nf_vault *v = vn->v;
+
+	nf_lock_take(&v->ns);
+	if (io->error < 0) {
+		vn->cut_failed = io->error;
+	} else {
+		vn->in_cut = false;
+		vn->cut_failed = 0;
+		NF_ASSERT(v->frozen && v->frozen->undrained > 0);
+	}
+	vn->cut_running = false;
+	v->flushing--;
+	if (io->error == 0) {
+		v->frozen->undrained--;
+		if (!nf_is_dirty(&vn->ic) && nf_avl_empty(&vn->acc))
+			nf_list_del(&vn->dirty);
+		vn->drop_ref = false;
+		nf_vnode_put(vn);
+	}
+	nf_cond_broadcast(&v->changed);
+	nf_lock_drop(&v->ns);
+}
+
+/* Starts the flush of each file of the cut that has none running.  Takes and drops ns. */
+static void flush_all(struct nf_vault *v)
+{
+	for (;;) {
+		struct nf_vnode *next = NULL;
+		nf_lock_take(&v->ns);
+		nf_list_for_each(vn, &v->dirty_list, struct nf_vnode, dirty) {
+			if (vn->in_cut && !vn->cut_running && !vn->cut_tried) {
+				next = vn;
+				break;
+			}
+		}
+		if (next) {
+			next->cut_running = next->cut_tried = true;
+			v->flushing++;
+			next->cut_io = (struct nf_io){ .ic = &next->ic, .done = drained, .ctx = next };
+		}
+		nf_lock_drop(&v->ns);
+		if (!next)
+			return;
+		nf_group_flush(&next->cut_io, next->cut_group);
+	}
+}
+
+bool nf_cut(struct nf_vault *v)
+{
+	struct nf_epoch *now;
+	uint64_t segment = 0;
+
+	nf_lock_take(&v->ns);
+	bool have = v->frozen != NULL;
+	bool nothing = !v->current || (nf_list_empty(&v->dirty_list) && v->current->nr_ops == 0);
+	nf_lock_drop(&v->ns);
+	if (have || nothing)
+		return have;
+	/* What the next epoch appends comes after this. */
+	if (nf_journal_rotate(v->journal, &segment) < 0)
+		return false;
+	nf_lock_take(&v->ns);
+	/* Its base becomes the frozen epoch's own head; see nf_adopt(). */
+	if (nf_epoch_new(v->current->seq + 1, &v->current->base_root, &now) < 0) {
+		nf_lock_drop(&v->ns);
+		return false;
+	}
+	now->first_segment = segment;
+	v->frozen = v->current;
+	v->current = now;
+	v->dirty_since_ns = 0;
+	unsigned files = 0;
+	nf_list_for_each_safe(vn, &v->dirty_list, struct nf_vnode, dirty) {
+		uint64_t g = nf_group_close(&vn->ic);
+		if (g == 0 && nf_avl_empty(&vn->acc)) {
+			nf_list_del(&vn->dirty);
+			if (!vn->refs) {
+				vn->refs++;
+				nf_vnode_put(vn);
+			}
+			continue;
+		}
+		vn->cut_group = g;
+		vn->in_cut = true;
+		vn->cut_tried = false;
+		vn->refs++;
+		v->frozen->undrained++;
+		files++;
+	}
+	bool empty = v->frozen->nr_ops == 0 && files == 0;
+	if (empty) {
+		nf_epoch_free(v->current);
+		v->current = v->frozen;
+		v->frozen = NULL;
+	} else {
+		nf_trace(COMMIT, "cut seq=%" PRIu64 " ops=%u files=%u", v->frozen->seq, v->frozen->nr_ops,
+			 files);
+	}
+	nf_lock_drop(&v->ns);
+	return !empty;
+}
+
+int nf_cut_drain(struct nf_vault *v)
+{
+	int r = 0;
+
+	nf_lock_take(&v->ns);
+	nf_list_for_each(vn, &v->dirty_list, struct nf_vnode, dirty)
+		vn->cut_tried = false;
+	nf_lock_drop(&v->ns);
+	flush_all(v);
+	nf_lock_take(&v->ns);
+	while (v->flushing > 0)
+		nf_cond_wait(&v->changed, &v->ns);
+	if (v->frozen && v->frozen->undrained > 0) {
+		r = nf_fail(-EAGAIN);
+		nf_list_for_each(vn, &v->dirty_list, struct nf_vnode, dirty)
+			if (vn->in_cut && vn->cut_failed)
+				r = vn->cut_failed;
+	}
+	nf_lock_drop(&v->ns);
+	return r;
+}

@@ -1,0 +1,256 @@
+/* vault/epoch.c - operations on their way: epochs, and their journal. */
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/mem.h"
+#include "base/trace.h"
+#include "vault/vault_i.h"
+
+#include <inttypes.h>
+
+bool nf_ref_is_local(const struct nf_pack_id *p)
+{
+	static const uint8_t mark[8] = { 255, 255, 255, 255, 255, 255, 255, 255 };
+	return memcmp(p->b, mark, sizeof mark) == 0;
+}
+
+uint64_t nf_ref_local_segment(const struct nf_pack_id *p) { return nf_get_be64(p->b + 8); }
+
+void nf_ref_make_local(struct nf_pack_id *p, uint64_t segment)
+{
+	memset(p->b, 255, 8);
+	nf_put_be64(p->b + 8, segment);
+}
+
+int nf_epoch_new(uint64_t seq, const struct nf_ref *base_root, struct nf_epoch **out)
+{
+	struct nf_epoch *e = calloc(1, sizeof *e);
+
+	if (!e)
+		return nf_fail(-ENOMEM);
+	e->seq = seq;
+	e->base_root = *base_root;
+	e->min_segment = UINT64_MAX;
+	int r = nf_layer_new(&e->layer);
+	if (r < 0) {
+		free(e);
+		return nf_fail(r);
+	}
+	*out = e;
+	return 0;
+}
+
+void nf_epoch_free(struct nf_epoch *e)
+{
+	if (!e)
+		return;
+	nf_layer_free(e->layer);
+	nf_buf_deinit(&e->ops);
+	free(e);
+}
+
+struct nf_view nf_vault_view(struct nf_vault *v)
+{
+	struct nf_view view = { .nodes = v->nodes, .base = v->base.root };
+	int n = 0;
+
+	if (v->current)
+		view.layers[n++] = v->current->layer;
+	if (v->frozen)
+		view.layers[n++] = v->frozen->layer;
+	return view;
+}
+
+static const void *base_item(void *ctx, uint64_t ino, size_t *len)
+{
+	struct nf_vault *v = ctx;
+	struct nf_vnode *vn = nf_vnode_find(v, ino);
+
+	if (!vn || vn->base_item.len == 0)
+		return NULL;
+	*len = vn->base_item.len;
+	return vn->base_item.p;
+}
+
+struct nf_apply nf_vault_apply(struct nf_vault *v, struct nf_epoch *e, bool frozen)
+{
+	struct nf_apply a = {
+		.view = nf_vault_view(v), .layer = e->layer, .ring = v->ring,
+		.dot = { v->writer, e->seq }, .host = v->host, .base_root = e->base_root,
+		.base_inode = base_item, .base_inode_ctx = v,
+	};
+	if (frozen) {
+		a.view.layers[0] = e->layer;
+		a.view.layers[1] = NULL;
+	}
+	return a;
+}
+
+uint64_t nf_vault_new_ino(struct nf_vault *v)
+{
+	return (uint64_t)v->writer << 40 | v->next_counter++;
+}
+
+static void note_op(struct nf_vault *v, struct nf_epoch *e, const struct nf_op *op)
+{
+	nf_op_encode(&e->ops, op);
+	e->nr_ops++;
+	if (!e->oldest_ns) {
+		e->oldest_ns = nf_clock_ns();
+		nf_cond_broadcast(&v->changed);
+	}
+}
+
+/* The lowest journal segment that OP's blocks are in. */
+static uint64_t lowest_segment(const struct nf_op *op, uint32_t block_bytes)
+{
+	static const struct nf_pack_id none = { { 0 } };
+	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
+	bool known[NF_WINDOW_BLOCKS];
+	uint64_t first, low = UINT64_MAX;
+	const uint8_t *value;
+	size_t len, pos = 0;
+
+	while (nf_op_window_iter(op, &pos, &first, &value, &len) == 0) {
+		if (nf_extent_decode(value, len, &none, block_bytes, refs, known) < 0)
+			break;
+		for (int b = 0; b < NF_WINDOW_BLOCKS; b++)
+			if (known[b] && refs[b].sealed_len && nf_ref_is_local(&refs[b].pack))
+				low = NF_MIN(low, nf_ref_local_segment(&refs[b].pack));
+	}
+	return low;
+}
+
+static int do_op(struct nf_vault *v, struct nf_epoch *e, const struct nf_op *op, struct nf_want *w,
+		 bool frozen)
+{
+	struct nf_apply a = nf_vault_apply(v, e, frozen);
+	int r = nf_apply(&a, op, w);
+
+	if (r == 0) {
+		e->inodes += a.inodes;
+		e->bytes += a.bytes;
+		/* What we make ourselves was checked against this very view. */
+		NF_ASSERT(a.nr_redirects == 0);
+		note_op(v, e, op);
+		r = nf_buf_error(&e->ops);
+	}
+	nf_apply_deinit(&a);
+	return r;
+}
+
+int nf_vault_do(struct nf_vault *v, const struct nf_op *op, struct nf_want *w)
+{
+	NF_ASSERT(v->current);
+	return do_op(v, v->current, op, w, false);
+}
+
+/* The current layer's copy of an inode was made before the cut's data came: the content fields follow. */
+static int patch_current(struct nf_vault *v, uint64_t ino)
+{
+	struct nf_key key = nf_key_inode(ino);
+	struct nf_inode_item above, below;
+	const void *p, *q;
+	size_t len, qlen;
+
+	if (nf_layer_get(v->current->layer, &key, &p, &len) != 0 ||
+	    nf_layer_get(v->frozen->layer, &key, &q, &qlen) != 0)
+		return 0;
+	int r = nf_inode_decode(p, len, &above);
+	if (r == 0)
+		r = nf_inode_decode(q, qlen, &below);
+	if (r < 0)
+		return nf_fail(r);
+	above.flags = below.flags;
+	above.size_bytes = below.size_bytes;
+	above.stamp = below.stamp;
+	above.mtime = below.mtime;
+	above.inline_data = below.inline_data;
+	above.inline_len = below.inline_len;
+	return nf_layer_put_inode(v->current->layer, ino, &above);
+}
+
+int nf_vault_do_data(struct nf_vault *v, struct nf_vnode *vn, const struct nf_op *op, bool frozen)
+{
+	struct nf_epoch *e = frozen ? v->frozen : v->current;
+	struct nf_want w = NF_WANT_INIT;
+	int r;
+
+	if (vn->orphan) {
+		struct nf_apply a = nf_vault_apply(v, v->current, false);
+		a.view = nf_vnode_view(vn);
+		a.layer = vn->orphan_layer;
+		r = nf_apply(&a, op, &w);
+		nf_apply_deinit(&a);
+	} else {
+		r = do_op(v, e, op, &w, frozen);
+		if (r == 0)
+			e->min_segment = NF_MIN(e->min_segment,
+						lowest_segment(op, 1u << vn->block_shift));
+		if (r == 0 && frozen && v->current)
+			r = patch_current(v, op->ino);
+	}
+	nf_want_deinit(&w);
+	return r;
+}
+
+/* --- journal ------------------------------------------------------------------------ */
+
+/* Takes what E has that the journal does not: an encoded record in *B. */
+static int record_of(struct nf_epoch *e, struct nf_buf *b, size_t *upto)
+{
+	size_t from = e->reset ? 0 : e->journaled_bytes;
+
+	*upto = e->ops.len;
+	if (from == e->ops.len && !e->reset)
+		return 0;
+	return nf_journal_encode_ops(b, e->seq, &e->base_root, e->reset, e->ops.p + from,
+				     e->ops.len - from);
+}
+
+static int journal_epoch(struct nf_vault *v, bool frozen)
+{
+	struct nf_buf b = NF_BUF_INIT;
+	size_t upto = 0;
+
+	nf_lock_take(&v->ns);
+	struct nf_epoch *e = frozen ? v->frozen : v->current;
+	uint64_t seq = e ? e->seq : 0;
+	int r = e ? record_of(e, &b, &upto) : 0;
+	nf_lock_drop(&v->ns);
+	if (r == 0 && b.len)
+		r = nf_journal_record(v->journal, 'O', b.p, b.len);
+	if (r == 0 && b.len) {
+		nf_lock_take(&v->ns);
+		/* The cut may have moved it meanwhile. */
+		e = v->frozen && v->frozen->seq == seq ? v->frozen : v->current;
+		if (e && e->seq == seq) {
+			e->journaled_bytes = upto;
+			e->reset = false;
+		}
+		nf_lock_drop(&v->ns);
+	}
+	nf_buf_deinit(&b);
+	return r;
+}
+
+int nf_vault_journal(struct nf_vault *v, bool sync)
+{
+	if (!v->journal)
+		return 0;
+	nf_lock_take(&v->ns);
+	while (v->journaling)
+		nf_cond_wait(&v->changed, &v->ns);
+	v->journaling = true;
+	nf_lock_drop(&v->ns);
+	int r = journal_epoch(v, true);
+	if (r == 0)
+		r = journal_epoch(v, false);
+	nf_lock_take(&v->ns);
+	v->journaling = false;
+	nf_cond_broadcast(&v->changed);
+	nf_lock_drop(&v->ns);
+	if (r == 0 && sync)
+		r = nf_journal_sync(v->journal);
+	return r;
+}

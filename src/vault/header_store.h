@@ -1,0 +1,45 @@
+/* vault/header_store.h - headers on a store: finding the newest, writing the next.
+ *
+ *	header/<generation, 8 hex digits>/<32 hex digits>   written once
+ *	header/current                                      copy for stores without listing
+ *
+ * docs/format.md sections 1 and 3.  Everything here blocks on the store, and loading with
+ * a secret also for the KDF's time and memory: never on a FUSE thread. */
+#ifndef NF_VAULT_HEADER_STORE_H
+#define NF_VAULT_HEADER_STORE_H
+
+#include "foliofs/store.h"
+#include "vault/header.h"
+
+/* What opens a header: a secret, or the root key a child made of one.  The other is NULL. */
+struct nf_header_key {
+	const struct nf_secret *secret;
+	const uint8_t *root_key; /* NF_KEY_BYTES */
+};
+
+/* Reads the header of the highest generation that opens, merged with the others of its
+ * generation.  *OUT is unlocked, the caller's.  *NEEDS_WRITE: it is a merge of headers that
+ * differed and ought to be saved as the next generation.  -NF_E_HEADER_MISSING: there is none;
+ * -NF_E_KEY_WRONG: none opens with KEY; what the store says; or, if all that is there is
+ * malformed, why. */
+int nf_header_store_load(struct nf_store *s, const struct nf_header_key *key,
+			 struct nf_header **out, bool *needs_write);
+
+/* Writes H under a new name of its generation, reads it back and compares, and then replaces
+ * `header/current`.  *CURRENT_ERROR (may be NULL) says what became of that copy; its
+ * failure is not the call's, since stores that list never look at it. */
+int nf_header_store_save(struct nf_store *s, const struct nf_header *h, int *current_error);
+
+/* What a device remembers of its vault. */
+struct nf_header_pin {
+	uint8_t volume_id[NF_VOLUME_ID_BYTES];
+	uint64_t generation;
+	uint8_t commitment[32]; /* nf_header_commitment() */
+};
+/* The pin that an unlocked header, read back from the store, sets. */
+int nf_header_pin_of(const struct nf_header *h, struct nf_header_pin *out);
+/* Whether a device that remembers PIN may use H: -NF_E_HEADER_FOREIGN for another volume or root
+ * key, -NF_E_HEADER_ROLLBACK for a lower generation. */
+int nf_header_pin_check(const struct nf_header_pin *pin, const struct nf_header *h);
+
+#endif

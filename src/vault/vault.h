@@ -1,0 +1,92 @@
+/* vault/vault.h - the vault as a filesystem: what the daemon and the commands use.
+ *
+ *   nf_vault_open()   header unlocked -> ring; store, cache directory
+ *   v->fs             a struct nf_fs for the FUSE front end
+ *   nf_vault_close()  everything local is durable in the journal; nothing is uploaded unless asked
+ *
+ * Threads of a vault: a pool for calls that had to wait, one committer (looks, merges, commits),
+ * the store's, the library's.  See docs/internals/locking.md. */
+#ifndef NF_VAULT_VAULT_H
+#define NF_VAULT_VAULT_H
+
+#include "base/text.h"
+#include "codec/codec.h"
+#include "foliofs/fs.h"
+#include "foliofs/store.h"
+
+struct nf_vault;
+struct nf_header;
+
+struct nf_vault_options {
+	struct nf_store *store;       /* taken: closed with the vault, also when open fails */
+	const struct nf_header *header; /* unlocked; borrowed for the call */
+	const char *cache_dir;        /* NULL with read_only: none is kept */
+	const char *state_dir;
+	uint64_t cache_size_bytes;
+	uint64_t min_free_bytes;
+	size_t memory_bytes;          /* folio memory */
+	uint32_t write_back_ms;       /* 0: 5,000 */
+	uint32_t poll_ms;             /* 0: 5,000 */
+	uint8_t block_shift;          /* of new files; 0: the default */
+	bool read_only;
+	bool fsync_remote;            /* fsync returns when the server's head includes it */
+	bool manual;                  /* no commit, no look but by nf_vault_sync() */
+	bool no_threads;              /* commands and tests: no committer; drive it by nf_vault_sync() */
+	const char *expect;           /* fingerprint the first head must have; NULL */
+	const char *host;             /* for conflict names; NULL: gethostname */
+};
+
+/* Opens and recovers: replays the journal, looks for news if the store can be reached (a known vault opens
+ * without it). Blocks. */
+int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out);
+/* The filesystem; no call may be in flight at close. */
+struct nf_fs *nf_vault_fs(struct nf_vault *v);
+/* Stores everything locally (journal, synced), ends the threads, frees.  NULL allowed. */
+void nf_vault_close(struct nf_vault *v);
+
+/* Writes the first head of a new vault (empty root directory). */
+int nf_vault_format(struct nf_store *store, const struct nf_header *header, const char *host);
+
+/* Commits everything done so far and waits until a look shows it; progress is in the status.  Blocks.  STOP may be NULL. */
+int nf_vault_sync(struct nf_vault *v, _Atomic bool *stop);
+/* Looks now and takes over what others did.  Blocks. */
+int nf_vault_refresh(struct nf_vault *v);
+
+struct nf_vault_status {
+	bool connected;          /* the last exchange with the store succeeded */
+	bool read_only;
+	int last_error;          /* of the last exchange */
+	uint64_t pending_ops;    /* operations not on the server */
+	uint64_t pending_files;  /* files with data not on the server */
+	uint64_t pending_bytes;  /* dirty and sealed bytes not on the server */
+	uint64_t oldest_ms;      /* age of the oldest of them; 0: none */
+	uint64_t open_for_write; /* files */
+	bool committing;
+	uint64_t upload_done_bytes, upload_total_bytes; /* of the commit under way */
+	uint64_t commits, merges, forks, conflicts;
+	uint64_t head_seq;
+	int64_t head_time_s;
+	char fingerprint[24];
+	uint32_t writer;
+	uint64_t writer_seq;
+	uint64_t cache_used_bytes, cache_limit_bytes;
+	uint64_t journal_bytes;
+	uint64_t files, bytes;   /* of the tree, by its counters */
+	uint32_t write_back_ms, poll_ms;
+};
+void nf_vault_status(struct nf_vault *v, struct nf_vault_status *out);
+int nf_vault_regions_text(struct nf_vault *v, char **out);
+int nf_vault_requests_text(struct nf_vault *v, char **out);
+
+/* Path access for commands, without a mount.  Blocks. */
+int nf_vault_resolve(struct nf_vault *v, const char *path, struct nf_attr *out);
+
+/* Walks and checks everything the newest head reaches (READ_DATA: opens every block too). REPORT is called
+ * for each thing found wrong, with the path. */
+struct nf_check_result {
+	uint64_t nodes, inodes, blocks, packs, bytes, problems;
+};
+int nf_vault_check(struct nf_vault *v, bool read_data, void (*report)(void *ctx, const char *line),
+		   void *ctx, struct nf_check_result *out);
+
+#endif

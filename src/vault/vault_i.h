@@ -1,0 +1,308 @@
+/* vault/vault_i.h - inside the vault: structs shared by its files.
+ *
+ *    applications          others' commits
+ *         |                      |
+ *     call_*.c               look, merge (commit.c)
+ *         |  operations          |  new base
+ *     +---v----------------------v---+
+ *     | current  epoch: layer, ops   |  epoch.c        layers[0]
+ *     | frozen   epoch: layer, ops   |  commit.c       layers[1]
+ *     | base     head, root          |                 the tree
+ *     +-----------------------------+
+ *         |  journal                 |  packs, head
+ *       disk                       store
+ *
+ * An epoch is what one dot (writer, seq) will be.  Operations go to the current one.  A cut freezes it: its namespace
+ * operations are complete at once, its data when the flush groups closed by the cut have drained.  The committer turns a frozen
+ * epoch into packs and a head.  When the head is confirmed the base moves and the frozen epoch is gone.
+ *
+ * Lock: v->ns (rank NAMESPACE) for everything marked n; never held across I/O. */
+#ifndef NF_VAULT_VAULT_I_H
+#define NF_VAULT_VAULT_I_H
+
+#include "aio/pool.h"
+#include "base/avl.h"
+#include "base/clock.h"
+#include "base/list.h"
+#include "base/lock.h"
+#include "foliofs/netfs.h"
+#include "journal/journal.h"
+#include "vault/apply.h"
+#include "vault/fetch.h"
+#include "vault/head.h"
+#include "vault/look.h"
+#include "vault/pack.h"
+#include "vault/vault.h"
+
+#include <stdatomic.h>
+
+enum {
+	NF_DEFAULT_BLOCK_SHIFT = 15,
+	NF_VNODES_CLOSED_MAX = 512,   /* closed, clean files whose memory is kept */
+	NF_XATTR_INLINE_MAX = 4096,
+	NF_SEGMENT_BYTES = 512 << 20, /* a journal segment is ended at this size */
+	NF_JOURNAL_RECORD_BYTES = 1 << 20,
+};
+
+/* Local block references: pack = 8 bytes 0xff, then the journal segment, big-endian; offset in the segment's
+ * file.  (A random pack id begins so once in 2^64.) */
+bool nf_ref_is_local(const struct nf_pack_id *p);
+uint64_t nf_ref_local_segment(const struct nf_pack_id *p);
+void nf_ref_make_local(struct nf_pack_id *p, uint64_t segment);
+
+struct nf_epoch {
+	uint64_t seq;             /* n  the dot's */
+	struct nf_layer *layer;   /* n  until frozen and drained; then immutable */
+	struct nf_buf ops;        /* n  encoded, in order */
+	uint32_t nr_ops;          /* n */
+	size_t journaled_bytes;   /* n  of ops: a prefix is in the journal (not necessarily synced) */
+	struct nf_ref base_root;  /* n  what the operations are based on */
+	int64_t inodes, bytes;    /* n  sums of differences */
+	uint64_t first_segment;   /* n  everything of this epoch was appended there or later */
+	uint64_t min_segment;     /* n  lowest journal segment referred to; UINT64_MAX: none */
+	uint64_t oldest_ns;       /* n  when the first operation came; 0: none */
+	uint64_t undrained;       /* n  frozen: vnodes whose groups have not drained */
+	bool reset;               /* n  the journal holds an older form of ops: write them anew */
+	bool sent;                /* n  a head with this dot may be on the store: the delta is fixed */
+	struct nf_ref delta;      /* n  once it is on the store */
+	uint64_t first_spare;     /* n  of the delta, once encoded */
+	struct nf_vector_entry dot; /* n  valid once `delta` is */
+};
+
+/* Blocks stored by write requests of groups not yet drained: a window's patch. */
+struct nf_acc {
+	struct nf_avl_node node;
+	uint64_t first_block;
+	uint64_t group;
+	bool is_inline;          /* window 0: the whole file is inline_data */
+	uint16_t inline_len;
+	uint8_t inline_data[NF_INLINE_MAX];
+	bool known[NF_WINDOW_BLOCKS];
+	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
+};
+
+/* A file in memory.
+ * I never changed;  n namespace lock;  a atomic */
+struct nf_vnode {
+	struct nf_ictx ic;
+	struct nf_vault *v;      /* I */
+	uint64_t ino;            /* I */
+	uint8_t block_shift;     /* I */
+	struct nf_avl_node node; /* n  in v->vnodes */
+	struct nf_list lru;      /* n  closed and clean: in v->closed */
+	struct nf_list dirty;    /* n  in v->dirty_list: may hold what no operation tells yet */
+	unsigned refs;           /* n  open files and calls under way */
+	unsigned writers;        /* n  open for writing */
+	bool dying;              /* n  deinit under way */
+	bool pending_times;      /* n  mtime below is newer than the item's */
+	bool orphan;             /* n  no name: orphan_layer is its state */
+	bool nameless;           /* n  an orphan that may still get a name (O_TMPFILE) */
+	bool drop_ref;           /* n  the end of the cut drops one reference */
+	uint64_t cut_group;      /* n  last group of the frozen epoch; 0: none */
+	int failed;              /* n  a group that could not be logged: every later fsync says so */
+	bool in_cut;             /* n  counted in frozen->undrained */
+	struct nf_io cut_io;     /* the flush of the cut */
+	bool cut_running;        /* n */
+	bool cut_tried;          /* n  in this round */
+	int cut_failed;          /* n */
+	struct timespec mtime;   /* n */
+	struct timespec change_time; /* n  of the last write */
+	struct nf_work kill;     /* n */
+	struct nf_avl acc;       /* n  of nf_acc, by (first block, group) */
+	uint64_t acc_bytes;      /* n  sealed bytes in acc */
+	struct nf_buf base_item; /* n  INODE value in the base; empty: not there */
+	struct nf_buf next_item; /* n  in the base being taken over */
+	struct nf_layer *orphan_layer; /* n  an orphan's own state */
+	struct nf_ref orphan_base;     /* n */
+	/* While the kernel is being told of a change made elsewhere: the version it has. */
+	struct nf_vnode *old_version;  /* n */
+	unsigned invals;               /* n  notifications under way */
+	struct nf_list waiting;        /* n  calls that wait for `dying` to end */
+};
+
+struct nf_open_file {
+	struct nf_vnode *vn; /* NULL: a directory */
+	uint64_t ino;
+	uint32_t flags;
+	bool writable;
+	bool direct;
+};
+
+/* An uploaded block: where its local reference went. */
+struct nf_moved {
+	struct nf_avl_node node;
+	uint64_t segment;
+	uint32_t offset_bytes;
+	struct nf_pack_id pack;
+	uint32_t now_bytes;
+};
+
+struct nf_vault {
+	struct nf_fs fs;
+	/* I */
+	struct nf_store *store;
+	struct nf_cache *cache;
+	struct nf_aio *aio;
+	struct nf_journal *journal;
+	struct nf_ring *ring;
+	struct nf_nodes *nodes;
+	struct nf_fetch *fetch;
+	struct nf_look *look;
+	struct nf_netfs *lib;
+	struct nf_pool *pool;      /* calls that waited, journal syncs */
+	struct nf_pool *node_pool; /* opening fetched nodes */
+	struct nf_node_source src;
+	char *state_path, *cache_path, *host;
+	int lock_fd;
+	uint8_t device_id[16];
+	uint8_t block_shift;
+	bool read_only, fsync_remote, manual, no_threads;
+	uint32_t write_back_ms, poll_ms;
+
+	struct nf_lock ns;
+	struct nf_cond changed;     /* n  committer and waiters */
+	struct nf_head base;        /* n  vector, root, ids of the newest head taken over */
+	struct nf_epoch *current;   /* n  never NULL when writable */
+	struct nf_epoch *frozen;    /* n  NULL: none */
+	struct nf_avl vnodes;       /* n */
+	struct nf_list closed;      /* n  LRU, oldest first */
+	unsigned nr_closed;         /* n */
+	struct nf_list dirty_list;  /* n */
+	uint64_t dirty_since_ns;    /* n  when the list got its first since the last cut; 0 */
+	struct nf_avl moved;        /* n  of nf_moved */
+	uint32_t writer;            /* n  prefix; 0: none yet */
+	uint8_t writer_id[16];      /* n */
+	uint64_t next_counter;      /* n  of inode numbers and births */
+	uint64_t birth;             /* n  of blocks sealed now */
+	_Atomic uint32_t birth_index;
+	/* The journal's segment that data goes to, and how much of it is used. */
+	uint64_t segment;           /* n */
+	struct nf_list sync_waiters;/* n  fsync=remote and sync calls: wait for an epoch */
+	uint64_t confirmed_seq;     /* n  our last dot on the server, shown by a look */
+	bool want_commit;           /* n  commit now */
+	bool want_look;             /* n */
+	bool stopping;              /* n */
+	unsigned telling;           /* n  flushes before a take-over */
+	uint64_t have_news;         /* n  take-overs so far */
+	unsigned flushing;          /* n  flushes of the cut under way */
+	bool committing;            /* n */
+	bool connected;             /* n */
+	int last_error;             /* n */
+	uint64_t looks_done;        /* n */
+	_Atomic bool stop;          /* ends blocking store work */
+	uint64_t upload_done, upload_total; /* n */
+	uint64_t forks, merges, conflicts, commits; /* n */
+	struct nf_statfs quota;     /* n */
+	bool have_quota;            /* n */
+	_Atomic unsigned calls;     /* runs under way */
+	bool journaling;            /* n  somebody appends records: order */
+	pthread_t committer;
+	bool committer_runs;
+};
+
+/* --- epoch.c ----------------------------------------------------------------------- */
+int nf_epoch_new(uint64_t seq, const struct nf_ref *base_root, struct nf_epoch **out);
+void nf_epoch_free(struct nf_epoch *e);
+/* The view of the newest state. */
+struct nf_view nf_vault_view(struct nf_vault *v) NF_REQUIRES(v->ns);
+/* Applies and records an operation in the current epoch. NF_TREE_WANT: nothing was done. */
+int nf_vault_do(struct nf_vault *v, const struct nf_op *op, struct nf_want *w) NF_REQUIRES(v->ns);
+/* A drained group of VN: into the epoch it belongs to. */
+int nf_vault_do_data(struct nf_vault *v, struct nf_vnode *vn, const struct nf_op *op, bool frozen)
+	NF_REQUIRES(v->ns);
+/* A fresh inode number. */
+uint64_t nf_vault_new_ino(struct nf_vault *v) NF_REQUIRES(v->ns);
+struct nf_apply nf_vault_apply(struct nf_vault *v, struct nf_epoch *e, bool frozen) NF_REQUIRES(v->ns);
+/* Appends to the journal what is not there yet, of both epochs. Takes and drops ns. Blocks on the disk. */
+int nf_vault_journal(struct nf_vault *v, bool sync);
+
+/* --- vnode.c ----------------------------------------------------------------------- */
+/* A reference to the file in memory; made if it is not.  0, NF_TREE_NONE, NF_TREE_WANT, or -EAGAIN: it is just going
+ * away, the call was put on its `waiting` list and runs again. */
+int nf_vnode_get(struct nf_vault *v, uint64_t ino, struct nf_call *c, struct nf_want *w,
+		 struct nf_vnode **out) NF_REQUIRES(v->ns);
+struct nf_vnode *nf_vnode_find(struct nf_vault *v, uint64_t ino) NF_REQUIRES(v->ns);
+void nf_vnode_put(struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);
+/* A new, empty file just created (or a nameless one). */
+int nf_vnode_new(struct nf_vault *v, uint64_t ino, uint8_t block_shift, uint64_t size_bytes,
+		 struct nf_vnode **out) NF_REQUIRES(v->ns);
+/* Gives up what may be given up of the closed files. */
+void nf_vnode_trim(struct nf_vault *v, unsigned keep) NF_REQUIRES(v->ns);
+/* The last name of an open file goes: it lives on by itself. */
+int nf_vnode_orphan(struct nf_vnode *vn, struct nf_want *w) NF_REQUIRES(vn->v->ns);
+/* Attributes as applications see them. */
+int nf_vault_attr(struct nf_vault *v, uint64_t ino, struct nf_want *w, struct nf_attr *out)
+	NF_REQUIRES(v->ns);
+void nf_attr_fill(uint64_t ino, const struct nf_inode_item *i, struct nf_attr *out);
+/* The INODE item, orphans included. */
+int nf_vault_inode(struct nf_vault *v, uint64_t ino, struct nf_want *w, struct nf_val *val,
+		   struct nf_inode_item *out) NF_REQUIRES(v->ns);
+struct nf_view nf_vnode_view(struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);
+/* One window of the file's blocks: undrained groups, then the view. 0 or NF_TREE_WANT. */
+int nf_vnode_window(struct nf_vnode *vn, uint64_t first_block, struct nf_want *w,
+		    struct nf_block_ref out[NF_WINDOW_BLOCKS]) NF_REQUIRES(vn->v->ns);
+/* VN may hold data that no operation tells yet: the next cut asks it. */
+void nf_vnode_dirty(struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);
+/* After the base moved. 0 or NF_TREE_WANT. */
+int nf_vnode_rebase(struct nf_vnode *vn, struct nf_want *w) NF_REQUIRES(vn->v->ns);
+struct nf_acc *nf_acc_find(struct nf_vnode *vn, uint64_t first_block, uint64_t group);
+void nf_acc_add(struct nf_vnode *vn, struct nf_acc *a);
+void nf_acc_drop(struct nf_vnode *vn, uint64_t upto_group);
+const struct nf_acc *nf_vnode_inline(struct nf_vnode *vn);
+extern const struct nf_netfs_ops nf_vault_netfs_ops; /* nfops.c */
+
+/* --- call.c --------------------------------------------------------------------------- */
+/* What a handler returns beside errors: run->start goes on once the lock is dropped. */
+enum { NF_CALL_PENDING = 16 };
+/* A handler's own state across runs (calloc'd by first use; freed at the end). */
+void *nf_call_state(struct nf_call *c, size_t size);
+typedef int nf_handler(struct nf_vault *v, struct nf_call *c, struct nf_want *w);
+extern nf_handler *const nf_handlers[NF_CALL_NR];
+nf_handler nf_do_lookup, nf_do_getattr, nf_do_setattr, nf_do_readlink, nf_do_create, nf_do_unlink,
+	nf_do_rename, nf_do_link, nf_do_tmpfile, nf_do_open, nf_do_release, nf_do_read, nf_do_write,
+	nf_do_flush, nf_do_fsync, nf_do_opendir, nf_do_readdir, nf_do_releasedir, nf_do_fsyncdir,
+	nf_do_statfs, nf_do_setxattr, nf_do_getxattr, nf_do_listxattr, nf_do_removexattr,
+	nf_do_fallocate, nf_do_lseek, nf_do_copy_range, nf_do_ioctl;
+
+/* --- commit.c ---------------------------------------------------------------------------- */
+int nf_commit_start(struct nf_vault *v);  /* the thread */
+void nf_commit_stop(struct nf_vault *v);
+/* One turn: look, take over, and if there is something (or FORCE) commit. Blocks. */
+int nf_commit_turn(struct nf_vault *v, bool force);
+
+/* --- merge.c --------------------------------------------------------------------------------- */
+/* The tree of all LEAVES together (ascending by (seq, tag); the last is the base), as a layer over that base; deltas that
+ * the base lacks are replayed on it.  Pure: depends on the store's content only.  *LAYER NULL: one leaf, nothing to do. */
+struct nf_merged {
+	const struct nf_head *base;
+	struct nf_layer *layer;
+	struct nf_vector vector;
+	int64_t inodes, bytes;
+	uint64_t conflicts;
+};
+void nf_merged_deinit(struct nf_merged *m);
+int nf_merge(struct nf_vault *v, const struct nf_head *const *leaves, size_t nr, struct nf_merged *out);
+/* Items that every new head's tree must have for its parents: DELTA of each parent's own delta, ROOT of each parent. */
+int nf_merge_parents(struct nf_layer *l, const struct nf_head *const *parents, size_t nr);
+
+/* --- state.c ------------------------------------------------------------------------------ */
+struct nf_state {
+	uint8_t device_id[16];
+	uint8_t writer_id[16];
+	uint32_t writer;
+	uint64_t next_counter;
+	struct nf_head base; /* newest head taken over; id.seq 0: none */
+};
+int nf_state_load(struct nf_vault *v, struct nf_state *out); /* -ENOENT: a new device */
+int nf_state_save(struct nf_vault *v, const struct nf_state *s);
+void nf_state_deinit(struct nf_state *s);
+
+/* --- recover.c ---------------------------------------------------------------------------------- */
+int nf_recover_journal(struct nf_vault *v, const struct nf_state *s);
+/* The journal's records. */
+int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root, bool reset, const void *ops,
+			  size_t len);
+int nf_journal_encode_sent(struct nf_buf *b, uint64_t seq, const struct nf_ref *delta);
+extern const struct nf_journal_seal_ops nf_vault_journal_seal;
+
+#endif
