@@ -103,6 +103,7 @@ void nf_subreq_terminated(struct nf_subreq *sq, int error);
 /* The filesystem's slot in a request, and what it may ask of one. */
 void **nf_rreq_priv(struct nf_rreq *rq);
 void **nf_wreq_priv(struct nf_wreq *wq);
+struct nf_ictx *nf_rreq_ictx(const struct nf_rreq *rq);
 struct nf_ictx *nf_wreq_ictx(const struct nf_wreq *wq);
 /* All blocks of the request, sealed; for write_stored. */
 struct nf_block *nf_wreq_blocks(struct nf_wreq *wq, unsigned *nr);
@@ -122,7 +123,10 @@ struct nf_group_info {
 	uint64_t size_bytes;       /* i_size when the group was closed */
 	const struct nf_range *ranges; /* exact, ascending, disjoint; borrowed for the call */
 	size_t nr_ranges;
-	const struct nf_range *holes; /* punched and not written since; block-aligned parts only are holes */
+	/* Made zeros (punched, or cut off by a truncation) and not written since, up to size_bytes.  Whole blocks
+	 * in it are holes and were not stored; blocks of it in part were.  To apply a group: its blocks, then its
+	 * holes, then its size. */
+	const struct nf_range *holes;
 	size_t nr_holes;
 	bool appended;             /* some write was O_APPEND */
 	bool page_granular;        /* some write came from a shared mapping */
@@ -147,7 +151,8 @@ struct nf_netfs_ops {
 	void (*issue_read)(struct nf_subreq *sq);
 
 	/* [Optional] SEALED to plain: fills OUT with exactly b->plain_len bytes.  On a codec thread or the
-	 * reading thread; may run in parallel. */
+	 * reading thread; may run in parallel.  -EAGAIN: the bytes were bad but better ones may be had: the
+	 * request is read again, with its subrequests' `attempt` raised. */
 	int (*decrypt_block)(struct nf_rreq *rq, struct nf_block *b, void *out);
 
 	/* [Optional] On a codec thread, in parallel for different blocks. */
@@ -177,7 +182,8 @@ struct nf_netfs_ops {
 	/* [Optional] Private state of a region (credentials...). */
 	int (*init_dirty_region)(struct nf_ictx *ic, void **priv);
 	void (*free_dirty_region)(struct nf_ictx *ic, void *priv);
-	/* [Optional] May writes with these private states share a region? */
+	/* [Optional] May writes with these private states share a region?  Under the inode lock: short,
+	 * must not call back. */
 	bool (*is_write_compatible)(struct nf_ictx *ic, void *old_priv, void *now_priv);
 };
 

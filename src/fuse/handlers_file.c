@@ -55,7 +55,8 @@ static void on_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 
 	if (!rq)
 		return;
-	if (!is_range(offset, size)) {
+	/* A short answer would mean the end of the file, so what is too much is refused. */
+	if (!is_range(offset, size) || size > rq->f->max_write_bytes) {
 		nf_request_refuse(rq, nf_fail(-EINVAL));
 		return;
 	}

@@ -185,12 +185,13 @@ static ssize_t put(struct nf_front *f, int fd, struct iovec *iov, int nr_iov)
 	return sendmsg(fd, &m, MSG_NOSIGNAL);
 }
 
-/* INIT's answer with the features that libfuse 3.14 has no names for. */
+/* INIT's answer with the features that libfuse 3.14 has no names for, and two that it
+ * takes note of and forgets. */
 static void complete_init(struct fuse_init_out *out)
 {
 	const struct fuse_init_in *in = raw_current.arg;
 
-	out->flags |= in->flags & FUSE_HANDLE_KILLPRIV_V2;
+	out->flags |= in->flags & (FUSE_HANDLE_KILLPRIV_V2 | FUSE_PARALLEL_DIROPS | FUSE_HAS_IOCTL_DIR);
 	if (in->flags & FUSE_INIT_EXT) {
 		out->flags |= FUSE_INIT_EXT;
 		out->flags2 |= in->flags2 & NF_WIRE_DIRECT_IO_ALLOW_MMAP;

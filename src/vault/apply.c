@@ -946,14 +946,7 @@ static int op_xattr(struct txn *t, const struct nf_op *op)
 		return r == NF_TREE_NONE ? 0 : r;
 	r = nf_view_lookup(&t->view, &key, t->w, &val);
 	if (r == 0 || r == NF_TREE_NONE) {
-		struct nf_buf abs = NF_BUF_INIT;
-		if (r == 0)
-			r = nf_item_rebase(NF_ITEM_XATTR, val.p, val.len, &val.self, &abs);
-		else
-			r = 0;
-		if (r == 0)
-			r = nf_xattr_edit(abs.p, abs.len, &e, !(op->flags & NF_OPF_REMOVE), &b);
-		nf_buf_deinit(&abs);
+		r = nf_xattr_edit(val.p, val.len, &val.self, &e, !(op->flags & NF_OPF_REMOVE), &b);
 		if (r == -ENOENT)
 			r = 0; /* removed by both */
 		else if (r == 0)

@@ -64,7 +64,6 @@ static bool may_abandon(enum nf_call_op op)
 static void run_free(struct nf_run *run)
 {
 	nf_want_deinit(&run->want);
-	nf_lock_deinit(&run->lock);
 	free(run->fetch);
 	free(run->state);
 	free(run->buf);
@@ -95,10 +94,12 @@ static void run_release(struct nf_vault *v, struct nf_run *run)
 
 struct nf_call *nf_run_claim(struct nf_run *run)
 {
-	nf_lock_take(&run->lock);
+	nf_lock_take(&run->v->run_lock);
 	struct nf_call *c = run->call;
 	run->call = NULL;
-	nf_lock_drop(&run->lock);
+	if (c)
+		c->fs_priv[0] = NULL;
+	nf_lock_drop(&run->v->run_lock);
 	return c;
 }
 
@@ -109,7 +110,6 @@ void nf_run_end(struct nf_run *run, int error)
 
 	run_release(v, run);
 	if (c) {
-		c->fs_priv[0] = NULL;
 		run_free(run);
 		nf_call_done(c, error);
 	} else {
@@ -167,10 +167,10 @@ void nf_run_step(struct nf_run *run)
 {
 	struct nf_vault *v = run->v;
 
-	nf_lock_take(&run->lock);
+	nf_lock_take(&run->v->run_lock);
 	struct nf_call *c = run->call;
 	run->stepping = c != NULL;
-	nf_lock_drop(&run->lock);
+	nf_lock_drop(&run->v->run_lock);
 	if (!c) {
 		nf_run_end(run, 0);
 		return;
@@ -179,10 +179,10 @@ void nf_run_step(struct nf_run *run)
 	nf_lock_take(&v->ns);
 	int r = nf_handlers[c->op](v, c, &run->want);
 	nf_lock_drop(&v->ns);
-	nf_lock_take(&run->lock);
+	nf_lock_take(&run->v->run_lock);
 	bool started = run->start != NULL;
 	run->stepping = false;
-	nf_lock_drop(&run->lock);
+	nf_lock_drop(&run->v->run_lock);
 	if (r == NF_CALL_PENDING) {
 		/* What a handler starts, it starts without the lock. */
 		if (started) {
@@ -210,7 +210,6 @@ static void submit(struct nf_fs *fs, struct nf_call *c)
 		return;
 	}
 	atomic_fetch_add(&v->calls, 1);
-	nf_lock_init(&run->lock, NF_RANK_LEAF);
 	run->v = v;
 	run->call = c;
 	run->op = c->op;
@@ -223,19 +222,20 @@ static void submit(struct nf_fs *fs, struct nf_call *c)
 
 static void interrupt(struct nf_fs *fs, struct nf_call *c)
 {
-	(void)fs;
-	struct nf_run *run = c->fs_priv[0];
-	if (!run || !may_abandon(c->op))
+	struct nf_vault *v = nf_container_of(fs, struct nf_vault, fs);
+
+	if (!may_abandon(c->op))
 		return;
-	nf_lock_take(&run->lock);
-	bool mine = run->call == c && !run->stepping;
-	if (mine)
-		run->call = NULL;
-	nf_lock_drop(&run->lock);
+	nf_lock_take(&v->run_lock);
+	struct nf_run *run = c->fs_priv[0];
+	bool mine = run && run->call == c && !run->stepping;
 	if (mine) {
+		run->call = NULL;
 		c->fs_priv[0] = NULL;
-		nf_call_done(c, -EINTR);
 	}
+	nf_lock_drop(&v->run_lock);
+	if (mine)
+		nf_call_done(c, -EINTR);
 }
 
 const struct nf_fs_ops nf_vault_fs_ops = { .submit = submit, .interrupt = interrupt };

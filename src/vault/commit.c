@@ -14,7 +14,7 @@
 #include "base/mem.h"
 #include "base/random.h"
 #include "base/trace.h"
-#include "vault/run.h"
+#include "vault/calls.h"
 
 #include <inttypes.h>
 

@@ -151,7 +151,7 @@ struct nf_delta_item {
 void nf_delta_item_encode(struct nf_buf *b, const struct nf_delta_item *d);
 int nf_delta_item_decode(const void *p, size_t len, const struct nf_pack_id *self,
 			 struct nf_delta_item *out);
-enum nf_counter { NF_COUNTER_INODES = 1, NF_COUNTER_BYTES = 2 };
+enum nf_tree_counter { NF_COUNTER_INODES = 1, NF_COUNTER_BYTES = 2 };
 void nf_counter_encode(struct nf_buf *b, int64_t v);
 int nf_counter_decode(const void *p, size_t len, int64_t *out);
 

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/trace.h"
-#include "vault/vault_i.h"
+#include "vault/commit.h"
 
 #include <inttypes.h>
 

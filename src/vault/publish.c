@@ -614,9 +614,9 @@ static int stack(struct publishing *p, const struct nf_head *const *leaves, size
 	if (r == 0)
 		r = nf_merge_parents(p->all, leaves, nr);
 	if (r == 0)
-		r = put_counter(v, p->all, &p->merged.base->root, 1, inodes);
+		r = put_counter(v, p->all, &p->merged.base->root, NF_COUNTER_INODES, inodes);
 	if (r == 0)
-		r = put_counter(v, p->all, &p->merged.base->root, 2, bytes);
+		r = put_counter(v, p->all, &p->merged.base->root, NF_COUNTER_BYTES, bytes);
 	if (r == 0 && p->e)
 		r = put_writer(v, p->all, p->e->seq);
 	p->view = (struct nf_view){ .nodes = v->nodes, .base = p->merged.base->root, .layers = { p->all } };

@@ -4,9 +4,8 @@
 
 #include "vault/vault_i.h"
 
-/* l run->lock;  s only the step or the completion under way touches it (they never overlap) */
+/* l v->run_lock (so that an interrupt may look at a call whose run is ending);  s only the step or the completion under way touches it (they never overlap) */
 struct nf_run {
-	struct nf_lock lock;
 	struct nf_vault *v;
 	struct nf_call *call;   /* l  NULL once answered or abandoned */
 	enum nf_call_op op;

@@ -159,6 +159,7 @@ struct nf_vault {
 	bool read_only, fsync_remote, manual, no_threads;
 	uint32_t write_back_ms, poll_ms;
 
+	struct nf_lock run_lock;    /* calls and their runs (run.h) */
 	struct nf_lock ns;
 	struct nf_cond changed;     /* n  committer and waiters */
 	struct nf_head base;        /* n  vector, root, ids of the newest head taken over */
@@ -298,7 +299,6 @@ int nf_state_save(struct nf_vault *v, const struct nf_state *s);
 void nf_state_deinit(struct nf_state *s);
 
 /* --- recover.c ---------------------------------------------------------------------------------- */
-int nf_recover_journal(struct nf_vault *v, const struct nf_state *s);
 /* The journal's records. */
 int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root, bool reset, const void *ops,
 			  size_t len);

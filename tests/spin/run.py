@@ -35,7 +35,6 @@ ASSERTIONS = {
 CASES = [
     ('commit', 'K=2 F=0 C=0 H=8 STRICT', 'holds'),
     ('commit', 'K=1 F=1 C=1 H=8 STRICT', 'holds'),
-    ('commit', 'K=2 F=0 C=0 H=8 STRICT TOGETHER', 'holds'),
     ('commit', 'K=1 F=1 C=1 H=8 STRICT SLOW', 'holds'),
     ('commit', 'K=1 F=0 C=1 H=6 STRICT PRUNE', 'holds'),
     ('commit', 'K=1 F=1 C=0 H=6 STRICT PRUNE', 'holds'),
@@ -73,7 +72,7 @@ CASES = [
 LONG = [
     ('commit', 'K=2 F=0 C=1 H=8 STRICT', 'holds'),
     ('commit', 'K=2 F=0 C=1 H=8 STRICT TOGETHER', 'holds'),
-    ('commit', 'K=2 F=1 C=0 H=8 STRICT', 'holds'),
+    ('commit', 'N=3 K=1 F=0 C=0 H=8', 'holds'),
     ('commit', 'K=1 F=1 C=0 H=6 STRICT PRUNE SPLIT', 'holds'),
 ]
 

@@ -16,7 +16,7 @@
 #include <stdio.h>
 #include <sys/uio.h>
 
-enum { STEPS = 60, RECORDS_MAX = 2 * STEPS, WORKLOADS = 6, SEEDS = 14, DATA_MAX = 3000 };
+enum { STEPS = 60, RECORDS_MAX = 2 * STEPS, WORKLOADS = 4, SEEDS = 9, DATA_MAX = 3000 };
 
 struct record {
 	uint64_t serial;

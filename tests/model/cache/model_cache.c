@@ -14,7 +14,7 @@
 #include <errno.h>
 #include <stdio.h>
 
-enum { PACKS = 12, UNITS = 10, STEPS = 700, TAIL = 1000, U = NF_CACHE_UNIT };
+enum { PACKS = 12, UNITS = 10, STEPS = 300, TAIL = 1000, U = NF_CACHE_UNIT };
 enum { LENGTH = UNITS * U - (U - TAIL) }; /* of each pack: the last unit is partial */
 
 struct model {
@@ -205,7 +205,7 @@ START_TEST(the_cache_gives_what_was_inserted_or_nothing_and_keeps_its_limit)
 	for (int i = 0; i < STEPS; i++)
 		step(&m, &rng, _i % 2);
 	printf("# seed %d: %d hits\n", _i + 1, (int)m.hits);
-	ck_assert_uint_gt(m.hits, 10);
+	ck_assert_uint_gt(m.hits, 5);
 	nf_cache_close(m.cache);
 	nf_aio_free(m.aio);
 	nf_crash_free(m.disk);
@@ -216,7 +216,7 @@ static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "model", 120);
 
-	tcase_add_loop_test(tc, the_cache_gives_what_was_inserted_or_nothing_and_keeps_its_limit, 0, 8);
+	tcase_add_loop_test(tc, the_cache_gives_what_was_inserted_or_nothing_and_keeps_its_limit, 0, 6);
 }
 
 NF_SUITE("cache/model")

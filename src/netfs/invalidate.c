@@ -1,0 +1,174 @@
+/* Changes by other hands, and giving up one's own.
+ *
+ *   invalidate   clean memory goes; dirty ranges stay and lie over what is stored now; reads and
+ *                preparations under way are made again
+ *   discard      everything not yet stored goes */
+#include "netfs/types.h"
+
+#include "base/assert.h"
+#include "base/trace.h"
+
+#include <inttypes.h>
+
+static void forget_clean_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end)
+{
+	struct nf_folio *f;
+	uint64_t pos = start;
+
+	while (pos < end && (f = nf_mapping_next(&p->mapping, pos)) != NULL) {
+		pos = nf_folio_end(f);
+		if (f->pos_bytes >= end) {
+			nf_folio_unpin(f);
+			break;
+		}
+		nf_folio_clear_uptodate(f, start, end);
+		/* Without pages that count and without dirty bytes it is of no use. */
+		nf_folios_recheck_locked(p, f->pos_bytes, pos, false);
+		nf_folio_unpin(f);
+	}
+}
+
+static void make_stale_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end)
+{
+	uint64_t bb = p->ic->block_bytes;
+
+	nf_reads_stale_locked(p, start, end);
+	nf_list_for_each(wq, &p->wreqs, struct nf_wreq, link) {
+		for (unsigned i = 0; i < wq->nr_blocks; i++) {
+			uint64_t at = wq->blocks[i].index * bb;
+			if (at >= end || start >= at + bb)
+				continue;
+			wq->stale = true;
+			nf_claim_at_locked(p, wq->blocks[i].index)->filled = false;
+		}
+	}
+}
+
+static uint64_t last_local_byte_locked(struct nf_ictx_priv *p)
+{
+	uint64_t end = 0;
+
+	for (struct nf_region *rg = nf_regions_at(&p->dirty, 0); rg; rg = nf_regions_next(rg))
+		end = nf_region_is_zero(rg) ? end : rg->end;
+	for (struct nf_region *rg = nf_regions_at(&p->flushing, 0); rg; rg = nf_regions_next(rg))
+		end = nf_region_is_zero(rg) ? end : NF_MAX(end, rg->end);
+	return end;
+}
+
+static struct nf_group *truncated_group_locked(struct nf_ictx_priv *p)
+{
+	struct nf_group *found = NULL;
+
+	nf_list_for_each(g, &p->groups, struct nf_group, link)
+		if (g->least_size_bytes != UINT64_MAX)
+			found = g;
+	return found;
+}
+
+/* The size after local changes are laid over the new content; an own truncation holds. */
+static void set_sizes_locked(struct nf_ictx_priv *p, uint64_t size, uint64_t zero_point)
+{
+	struct nf_group *g = truncated_group_locked(p);
+	uint64_t local = last_local_byte_locked(p), old = nf_block_up(p, p->zero_point);
+	uint64_t flushing_end = 0;
+
+	for (struct nf_region *rg = nf_regions_at(&p->flushing, 0); rg; rg = nf_regions_next(rg))
+		flushing_end = rg->end;
+	zero_point = NF_MIN(zero_point, size);
+	if (g && zero_point > old) {
+		/* What it cut off reaches further than it knew. */
+		struct nf_region *d = nf_region_new(NF_REGION_TRUNCATE, old, nf_block_up(p, zero_point));
+		d->state = NF_REGION_ACTIVE;
+		d->group = g;
+		d->seq = ++p->seq;
+		nf_region_move(d, NF_REGION_DIRTY, "truncated further");
+		nf_list_add_tail(&g->dirty, &d->link);
+		(void)nf_regions_merge(&p->dirty, d, &p->region_ops);
+	}
+	if (!g)
+		nf_set_i_size_locked(p, NF_MAX(size, local));
+	p->zero_point = g ? NF_MAX(p->zero_point, zero_point) : NF_MAX(zero_point, flushing_end);
+}
+
+void nf_invalidate(struct nf_ictx *ic, uint64_t start, uint64_t end, uint64_t size_bytes,
+		   uint64_t zero_point_bytes)
+{
+	struct nf_ictx_priv *p = ic->priv;
+
+	nf_ic_lock(p);
+	nf_trace(REGION, "invalidate ino=%" PRIx64 " %" PRIx64 "-%" PRIx64 " size=%" PRIx64, ic->ino,
+		 start, end, size_bytes);
+	p->inval_seq++;
+	make_stale_locked(p, nf_block_down(p, start), nf_block_up(p, end));
+	forget_clean_locked(p, nf_block_down(p, start), nf_block_up(p, end));
+	set_sizes_locked(p, size_bytes, zero_point_bytes);
+	nf_ic_unlock(p, NULL);
+}
+
+static void cancel_requests_locked(struct nf_ictx_priv *p)
+{
+	nf_list_for_each(wq, &p->wreqs, struct nf_wreq, link) {
+		if (wq->cancelled)
+			continue;
+		wq->cancelled = true;
+		wq->group->nr_requests--;
+		wq->group = NULL;
+		while (!nf_list_empty(&wq->regions)) {
+			struct nf_region *rg = nf_list_first(&wq->regions, struct nf_region, link);
+			nf_list_del(&rg->link);
+			nf_regions_remove(&p->flushing, rg);
+			nf_region_move(rg, NF_REGION_COMPLETE, "discarded");
+			nf_region_free(rg);
+		}
+	}
+}
+
+/* Groups that writers or group_stored() still refer to stay, and drain without a word. */
+static void empty_groups_locked(struct nf_ictx_priv *p)
+{
+	struct nf_group *oldest = nf_group_oldest_locked(p);
+
+	nf_list_for_each_safe(g, &p->groups, struct nf_group, link) {
+		g->changed = false;
+		g->least_size_bytes = UINT64_MAX;
+		nf_rangeset_remove(&g->ranges, 0, UINT64_MAX);
+		nf_rangeset_remove(&g->holes, 0, UINT64_MAX);
+		if (g->nr_writers || (g == oldest && p->draining))
+			continue;
+		nf_list_del(&g->link);
+		nf_group_free(g);
+	}
+	p->flush_to = p->last_group;
+}
+
+static void discard_writers(struct nf_list *regions, int error)
+{
+	nf_list_for_each(rg, regions, struct nf_region, link) {
+		nf_writer_of(rg)->discarded = true;
+		nf_writer_of(rg)->discard_error = error;
+	}
+}
+
+void nf_discard(struct nf_ictx *ic, int error)
+{
+	struct nf_ictx_priv *p = ic->priv;
+	struct nf_folio *f;
+
+	nf_ic_lock(p);
+	nf_trace(REGION, "discard ino=%" PRIx64, ic->ino);
+	discard_writers(&p->pending, error);
+	discard_writers(&p->active, error);
+	nf_regions_cut(&p->dirty, 0, UINT64_MAX, "discarded");
+	cancel_requests_locked(p);
+	nf_list_for_each(w, &p->waiters, struct nf_waiter, link)
+		w->error = error;
+	empty_groups_locked(p);
+	/* What was written over is no longer known. */
+	nf_reads_stale_locked(p, 0, UINT64_MAX);
+	while ((f = nf_mapping_next(&p->mapping, 0))) {
+		nf_folio_drop(f);
+		nf_folio_unpin(f);
+	}
+	p->inval_seq++;
+	nf_ic_unlock(p, NULL);
+}

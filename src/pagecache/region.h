@@ -1,0 +1,152 @@
+/* pagecache/region.h - regions: exact byte ranges that were, or will be, modified.
+ *
+ *      bounds      |<------------------------------->|   whole blocks
+ *      reserved         |<------------------->|          what the writer may touch (P, R, A)
+ *      dirty            |<--------->|                    what it has written (A); all of it (D, F)
+ *
+ * A region in P, R or A belongs to its writer.  In D it is in the inode's dirty tree, in F in its
+ * flushing tree.  Within one tree regions are disjoint; a D region may lie over an F region, whose
+ * request owns a stable copy.
+ *
+ * ZERO regions (made by truncate and fallocate) say that their bytes are zeros.  They need no
+ * folio, however long they are.
+ *
+ * Everything here is protected by the lock of the inode that owns the trees. */
+#ifndef NF_PAGECACHE_REGION_H
+#define NF_PAGECACHE_REGION_H
+
+#include "base/avl.h"
+#include "base/list.h"
+#include "base/text.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct nf_group;
+
+#define NF_REGION_TYPES(X)                                                                         \
+	X(ORDINARY, "ORD ")                                                                        \
+	X(DSYNC, "DSYN")                                                                           \
+	X(DIRECT, "DIOW")                                                                          \
+	X(TRUNCATE, "TRNC")                                                                        \
+	X(FALLOCATE, "FALL")
+
+enum nf_region_type {
+#define X(id, name) NF_REGION_##id,
+	NF_REGION_TYPES(X)
+#undef X
+	NF_REGION_TYPE_NR
+};
+
+enum nf_region_state {
+	NF_REGION_PENDING,
+	NF_REGION_RESERVED,
+	NF_REGION_ACTIVE,
+	NF_REGION_DIRTY,
+	NF_REGION_FLUSHING,
+	NF_REGION_COMPLETE,
+	NF_REGION_STATE_NR
+};
+
+/* What the filesystem keeps with the bytes of a write (credentials...); shared by the regions a
+ * region was split into.  The last one puts it on DEAD, to be freed outside the lock. */
+struct nf_region_priv {
+	struct nf_list link;       /* on *dead once nobody uses it */
+	struct nf_list *dead;
+	void *fs;
+	unsigned refs;
+};
+
+struct nf_region {
+	struct nf_avl_node node;   /* dirty or flushing tree, by start */
+	struct nf_list link;       /* P, R, A: the inode's list; D: its group's; F: its request's */
+	struct nf_group *group;    /* from R on; NULL before */
+	uint64_t start;            /* dirty range */
+	uint64_t end;
+	uint64_t reserved_start;
+	uint64_t reserved_end;
+	uint64_t seq;              /* of the oldest write in it */
+	uint64_t since_ns;         /* when that became dirty */
+	struct nf_region_priv *priv; /* NULL: the filesystem has none */
+	void *writer;              /* P, R, A: whose it is */
+	enum nf_region_type type;
+	enum nf_region_state state;
+	uint32_t id;
+};
+
+struct nf_regions {
+	struct nf_avl tree;
+	size_t nr;
+	uint64_t bytes;            /* without ZERO regions */
+};
+
+/* What a filesystem has to say about its private parts of regions. */
+struct nf_region_ops {
+	bool (*compatible)(void *ctx, void *old_priv, void *now_priv); /* NULL: always */
+	void *ctx;
+};
+
+/* Zeroed memory for a record of a few hundred bytes.  Never NULL: such records are made where
+ * data was already accepted and there is no way back. */
+void *nf_record_alloc(size_t size);
+
+struct nf_region *nf_region_new(enum nf_region_type type, uint64_t start, uint64_t end);
+void nf_region_free(struct nf_region *rg);
+/* Asserts that the state table allows it. */
+void nf_region_move(struct nf_region *rg, enum nf_region_state to, const char *why);
+
+static inline bool nf_region_is_zero(const struct nf_region *rg)
+{
+	return rg->type == NF_REGION_TRUNCATE || rg->type == NF_REGION_FALLOCATE;
+}
+/* Whether a writer keeps all others out of its bounds, not just out of its reserved range. */
+static inline bool nf_region_is_exclusive(const struct nf_region *rg)
+{
+	return rg->type != NF_REGION_ORDINARY && rg->type != NF_REGION_DSYNC;
+}
+
+/* --- may NOW run beside, or over, OLD? ------------------------------------------------- */
+
+enum nf_verdict { NF_COMPATIBLE, NF_SUPERSEDE, NF_INCOMPATIBLE };
+
+/* Two writers, OLD earlier in the queue or already running: true if NOW must wait. */
+bool nf_region_must_pend(const struct nf_region *old, const struct nf_region *now,
+			 uint64_t block_bytes, const struct nf_region_ops *ops);
+/* A writer NOW of GROUP over a region OLD in the dirty tree, the bounds of which meet. */
+enum nf_verdict nf_region_verdict(const struct nf_region *old, const struct nf_region *now,
+				  const struct nf_group *group, const struct nf_region_ops *ops);
+
+/* --- trees ------------------------------------------------------------------------------ */
+
+void nf_regions_init(struct nf_regions *rs);
+/* The first region that ends after POS, or NULL. */
+struct nf_region *nf_regions_at(const struct nf_regions *rs, uint64_t pos);
+struct nf_region *nf_regions_next(const struct nf_region *rg);
+void nf_regions_insert(struct nf_regions *rs, struct nf_region *rg);
+void nf_regions_remove(struct nf_regions *rs, struct nf_region *rg);
+/* RG of RS keeps [start, at); returns a new region for the rest, in RS and, if RG was
+ * on a list, behind RG there. */
+struct nf_region *nf_regions_split(struct nf_regions *rs, struct nf_region *rg, uint64_t at);
+/* Puts RG into RS, a dirty tree in which nothing overlaps it, and lets it grow together with touching
+ * regions of its kind.  Absorbed ones are complete and freed.  Returns what holds RG's bytes now. */
+struct nf_region *nf_regions_merge(struct nf_regions *rs, struct nf_region *rg,
+				   const struct nf_region_ops *ops);
+/* Takes [start, end) out of the regions of RS: trims, splits and frees. */
+void nf_regions_cut(struct nf_regions *rs, uint64_t start, uint64_t end, const char *why);
+/* RG, on no tree, could not be stored: what of it was not written since becomes dirty again in RS
+ * and on LIST, and RG is gone. */
+void nf_regions_redirty(struct nf_regions *rs, struct nf_region *rg, struct nf_list *list,
+			const struct nf_region_ops *ops);
+
+/* --- seen from outside -------------------------------------------------------------------- */
+
+const char *nf_region_type_name(enum nf_region_type type);
+char nf_region_state_letter(enum nf_region_state state);
+/* One line as /proc/fs/netfs/regions has it. */
+void nf_region_to_text(struct nf_text *t, const struct nf_region *rg, uint64_t ino,
+		       uint64_t block_bytes);
+extern const char nf_region_text_header[];
+/* Asserts order, disjointness, sums and that all are in STATE. */
+void nf_regions_check(const struct nf_regions *rs, enum nf_region_state state);
+
+#endif

@@ -1,0 +1,346 @@
+/* vault/recover.c - the journal's records, and what is made of them at mount.
+ *
+ *   'O'  version u8 = 1 | seq u64 | flags u8 (bit 0: forget what came before of this seq) | base root [52]
+ *        | operations
+ *   'M'  version u8 = 1 | kind u8 = 1 (sent) | seq u64 | delta reference [52]
+ *
+ * Records of dots that the remembered base contains are passed over.  What is left belongs to one or two dots: of two the
+ * lower is the frozen epoch.  If a head with it may have been sent its delta is fixed. */
+#include "base/assert.h"
+#include "base/error.h"
+#include "base/mem.h"
+#include "base/trace.h"
+#include "vault/recover.h"
+
+#include <inttypes.h>
+
+enum { RECORD_VERSION = 1, RESET = 1, MARK_SENT = 1 };
+
+int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root, bool reset,
+			  const void *ops, size_t len)
+{
+	nf_buf_u8(b, RECORD_VERSION);
+	nf_buf_u64(b, seq);
+	nf_buf_u8(b, reset ? RESET : 0);
+	nf_ref_encode(b, base_root);
+	nf_buf_bytes(b, ops, len);
+	return nf_buf_error(b);
+}
+
+int nf_journal_encode_sent(struct nf_buf *b, uint64_t seq, const struct nf_ref *delta)
+{
+	nf_buf_u8(b, RECORD_VERSION);
+	nf_buf_u8(b, MARK_SENT);
+	nf_buf_u64(b, seq);
+	nf_ref_encode(b, delta);
+	return nf_buf_error(b);
+}
+
+/* --- sealing ------------------------------------------------------------------------------- */
+
+static size_t extra_of(const struct nf_vault *v, const uint8_t prev[NF_JOURNAL_TAG], uint64_t segment,
+		       uint64_t number, char kind, uint8_t out[64])
+{
+	memcpy(out, v->device_id, 16);
+	nf_put_le64(out + 16, segment);
+	nf_put_le64(out + 24, number);
+	out[32] = (uint8_t)kind;
+	memcpy(out + 33, prev, NF_JOURNAL_TAG);
+	return 33 + NF_JOURNAL_TAG;
+}
+
+/* Sealed: epoch u32, then type 8. */
+static int seal(void *ctx, const uint8_t prev[NF_JOURNAL_TAG], uint64_t segment, uint64_t number, char kind,
+		const void *plain, size_t len, void *out, uint8_t tag[NF_JOURNAL_TAG])
+{
+	struct nf_vault *v = ctx;
+	uint8_t extra[64], *o = out;
+	uint32_t epoch;
+
+	struct nf_codec *c = nf_codec_get(v->ring);
+	if (!c)
+		return nf_fail(-ENOMEM);
+	int r = nf_codec_seal_raw(c, NF_SEAL_JOURNAL, extra, extra_of(v, prev, segment, number, kind, extra),
+				  plain, len, o + 4, &epoch);
+	nf_codec_put(c);
+	if (r < 0)
+		return r;
+	nf_put_le32(o, epoch);
+	memcpy(tag, o + 4 + len + NF_SEAL_OVERHEAD - NF_JOURNAL_TAG, NF_JOURNAL_TAG);
+	return 0;
+}
+
+static int open_sealed(void *ctx, const uint8_t prev[NF_JOURNAL_TAG], uint64_t segment, uint64_t number,
+		       char kind, const void *sealed, size_t len, void *out, size_t *out_len,
+		       uint8_t tag[NF_JOURNAL_TAG])
+{
+	struct nf_vault *v = ctx;
+	const uint8_t *p = sealed;
+	uint8_t extra[64];
+
+	if (len < 4 + NF_SEAL_OVERHEAD)
+		return nf_fail(-NF_E_XFORM_TRUNCATED);
+	struct nf_codec *c = nf_codec_get(v->ring);
+	if (!c)
+		return nf_fail(-ENOMEM);
+	int r = nf_codec_open_raw(c, NF_SEAL_JOURNAL, nf_get_le32(p), extra,
+				  extra_of(v, prev, segment, number, kind, extra), p + 4, len - 4, out);
+	nf_codec_put(c);
+	if (r < 0)
+		return r;
+	*out_len = len - 4 - NF_SEAL_OVERHEAD;
+	memcpy(tag, p + len - NF_JOURNAL_TAG, NF_JOURNAL_TAG);
+	return 0;
+}
+
+const struct nf_journal_seal_ops nf_vault_journal_seal = {
+	.overhead = 4 + NF_SEAL_OVERHEAD,
+	.seal = seal,
+	.open = open_sealed,
+};
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
+void nf_recovered_deinit(struct nf_recovered *rc)
+{
+	for (int i = 0; i < 2; i++) {
+		for (size_t k = 0; k < rc->dot[i].nr; k++)
+			free(rc->dot[i].rec[k].ops);
+		free(rc->dot[i].rec);
+	}
+	*rc = (struct nf_recovered){ 0 };
+}
+
+static struct nf_recovered_dot *dot_of(struct nf_recovered *rc, uint64_t seq)
+{
+	for (int i = 0; i < 2; i++)
+		if (rc->dot[i].seq == seq)
+			return &rc->dot[i];
+	for (int i = 0; i < 2; i++) {
+		if (rc->dot[i].seq == 0) {
+			rc->dot[i].seq = seq;
+			rc->dot[i].first_segment = UINT64_MAX;
+			return &rc->dot[i];
+		}
+	}
+	return NULL;
+}
+
+/* Does this block of the journal authenticate?  A full block's plain length is its file's block size, which the
+ * record alone does not say: the usual one is tried first. */
+static bool block_whole(struct nf_vault *v, struct nf_journal *j, const struct nf_block_ref *ref, bool full)
+{
+	struct nf_journal_pos pos = { nf_ref_local_segment(&ref->pack), ref->offset_bytes };
+	struct nf_seal_id id = { .type = NF_SEAL_BLOCK, .birth = ref->birth, .index = ref->index };
+	nf_auto_free uint8_t *sealed = malloc(ref->sealed_len);
+	nf_auto_free uint8_t *plain = malloc(UINT32_C(1) << NF_BLOCK_SHIFT_MAX);
+	struct nf_codec *c = nf_codec_get(v->ring);
+	bool ok = false;
+
+	if (sealed && plain && c && nf_journal_read(j, pos, sealed, ref->sealed_len) == 0) {
+		uint32_t len = full ? 1u << v->block_shift : ref->plain_len;
+		ok = nf_codec_open(c, &id, ref->epoch, ref->flags, ref->tag, sealed, ref->sealed_len, plain,
+				   len) == 0;
+		for (unsigned s = NF_BLOCK_SHIFT_MIN; full && !ok && s <= NF_BLOCK_SHIFT_MAX; s++)
+			ok = nf_codec_open(c, &id, ref->epoch, ref->flags, ref->tag, sealed,
+					   ref->sealed_len, plain, (size_t)1 << s) == 0;
+	}
+	if (c)
+		nf_codec_put(c);
+	return ok;
+}
+
+/* Blocks that an operation names in the part of SEGMENT that was not known durable: are they whole? */
+static bool op_whole(struct nf_recovered *rc, struct nf_journal *j, const struct nf_op *op, uint64_t segment,
+		     uint64_t from_bytes)
+{
+	static const struct nf_pack_id none = { { 0 } };
+	enum { ODD = 1u << NF_BLOCK_SHIFT_MAX }; /* stands for "a full block" */
+	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
+	bool known[NF_WINDOW_BLOCKS];
+	uint64_t first;
+	const uint8_t *value;
+	size_t len, pos = 0;
+
+	while (nf_op_window_iter(op, &pos, &first, &value, &len) == 0) {
+		if (nf_extent_decode(value, len, &none, ODD, refs, known) < 0)
+			return false;
+		for (int b = 0; b < NF_WINDOW_BLOCKS; b++) {
+			const struct nf_block_ref *ref = &refs[b];
+			if (!known[b] || !ref->sealed_len || !nf_ref_is_local(&ref->pack) ||
+			    nf_ref_local_segment(&ref->pack) != segment || ref->offset_bytes < from_bytes)
+				continue;
+			if (!block_whole(rc->v, j, ref, ref->plain_len == ODD))
+				return false;
+		}
+	}
+	return true;
+}
+
+/* 0, NF_JOURNAL_CUT or negative. */
+static int check_ops(struct nf_recovered *rc, struct nf_journal *j, const uint8_t *ops, size_t len,
+		     uint64_t segment, uint64_t from_bytes)
+{
+	struct nf_rd rd = nf_rd_of(ops, len);
+
+	while (nf_rd_left(&rd)) {
+		struct nf_op op;
+		int r = nf_op_decode(&rd, NULL, &op);
+		if (r < 0)
+			return r;
+		if (op.kind == NF_OP_DATA && !op_whole(rc, j, &op, segment, from_bytes))
+			return NF_JOURNAL_CUT;
+	}
+	return 0;
+}
+
+static int take_ops(struct nf_recovered *rc, struct nf_journal *j, uint64_t segment, struct nf_rd *rd,
+		    uint64_t unsynced_from_bytes)
+{
+	uint64_t seq = nf_rd_u64(rd);
+	uint8_t flags = nf_rd_u8(rd);
+	struct nf_recovered_record rec = { 0 };
+
+	nf_ref_decode(rd, NULL, &rec.base_root);
+	if (nf_rd_error(rd, false) < 0)
+		return nf_fail(-NF_E_JOURNAL_BAD);
+	if (seq <= rc->contained)
+		return 0;
+	size_t len = nf_rd_left(rd);
+	const uint8_t *p = nf_rd_bytes(rd, len);
+	int r = check_ops(rc, j, p, len, segment, unsynced_from_bytes);
+	if (r)
+		return r;
+	struct nf_recovered_dot *d = dot_of(rc, seq);
+	if (!d)
+		return nf_fail(-NF_E_JOURNAL_BAD);
+	if (flags & RESET) {
+		for (size_t k = 0; k < d->nr; k++)
+			free(d->rec[k].ops);
+		d->nr = 0;
+	}
+	d->first_segment = NF_MIN(d->first_segment, segment);
+	struct nf_recovered_record *all = realloc(d->rec, (d->nr + 1) * sizeof *all);
+	if (!all)
+		return nf_fail(-ENOMEM);
+	d->rec = all;
+	rec.ops = malloc(len ? len : 1);
+	if (!rec.ops)
+		return nf_fail(-ENOMEM);
+	memcpy(rec.ops, p, len);
+	rec.len = len;
+	d->rec[d->nr++] = rec;
+	return 0;
+}
+
+int nf_recover_record(void *ctx, struct nf_journal *j, uint64_t segment, char kind, const void *plain, size_t len,
+		      uint64_t unsynced_from_bytes)
+{
+	struct nf_recovered *rc = ctx;
+	struct nf_rd rd = nf_rd_of(plain, len);
+
+	if (nf_rd_u8(&rd) != RECORD_VERSION)
+		return nf_fail(-NF_E_JOURNAL_BAD);
+	if (kind == 'O')
+		return take_ops(rc, j, segment, &rd, unsynced_from_bytes);
+	if (kind != 'M' || nf_rd_u8(&rd) != MARK_SENT)
+		return nf_fail(-NF_E_JOURNAL_BAD);
+	uint64_t seq = nf_rd_u64(&rd);
+	struct nf_ref delta;
+	nf_ref_decode(&rd, NULL, &delta);
+	if (nf_rd_error(&rd, true) < 0)
+		return nf_fail(-NF_E_JOURNAL_BAD);
+	if (seq <= rc->contained)
+		return 0;
+	struct nf_recovered_dot *d = dot_of(rc, seq);
+	if (!d)
+		return nf_fail(-NF_E_JOURNAL_BAD);
+	d->sent = true;
+	d->delta = delta;
+	return 0;
+}
+
+/* --- replaying -------------------------------------------------------------------------------------- */
+
+/* Greatest counter that an operation shows to be used. */
+static void note_counters(struct nf_vault *v, const struct nf_op *op)
+{
+	uint64_t mask = (UINT64_C(1) << 40) - 1;
+
+	if (op->kind == NF_OP_CREATE && op->ino >> 40 == v->writer)
+		v->next_counter = NF_MAX(v->next_counter, (op->ino & mask) + 1);
+}
+
+static int replay_record(struct nf_vault *v, struct nf_epoch *e, bool below_frozen,
+			 const struct nf_recovered_record *rec)
+{
+	struct nf_rd rd = nf_rd_of(rec->ops, rec->len);
+	struct nf_apply a = {
+		.view = { .nodes = v->nodes, .base = v->base.root, .layers = { e->layer } },
+		.layer = e->layer, .ring = v->ring, .dot = { v->writer, e->seq }, .host = v->host,
+		.base_root = rec->base_root, .out = &e->ops,
+	};
+	int r = 0;
+
+	if (below_frozen)
+		a.view.layers[1] = v->frozen->layer;
+	while (nf_rd_left(&rd)) {
+		struct nf_op op;
+		r = nf_op_decode(&rd, NULL, &op);
+		if (r < 0)
+			break;
+		note_counters(v, &op);
+	}
+	a.first_spare = (uint64_t)v->writer << 40 | v->next_counter;
+	if (r == 0)
+		r = nf_replay(v, &a, rec->ops, rec->len, NULL);
+	v->next_counter += a.nr_spared;
+	e->nr_ops += a.nr_out;
+	e->inodes += a.inodes;
+	e->bytes += a.bytes;
+	v->conflicts += a.conflicts;
+	nf_apply_deinit(&a);
+	return r;
+}
+
+static int replay_dot(struct nf_vault *v, const struct nf_recovered_dot *d, bool frozen, struct nf_epoch **out)
+{
+	struct nf_epoch *e;
+	int r = nf_epoch_new(d->seq, &v->base.root, &e);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; r == 0 && i < d->nr; i++)
+		r = replay_record(v, e, !frozen && v->frozen, &d->rec[i]);
+	if (r < 0) {
+		nf_epoch_free(e);
+		return nf_fail(r);
+	}
+	e->oldest_ns = nf_clock_ns();
+	e->journaled_bytes = e->ops.len;
+	e->sent = d->sent;
+	e->delta = d->delta;
+	e->first_segment = d->first_segment;
+	e->min_segment = 0; /* its blocks are in old segments: they stay until it is on the server */
+	*out = e;
+	return 0;
+}
+
+int nf_recover_replay(struct nf_vault *v, struct nf_recovered *rc)
+{
+	struct nf_recovered_dot *lo = &rc->dot[0], *hi = &rc->dot[1];
+	int r = 0;
+
+	if (lo->seq && hi->seq && lo->seq > hi->seq) {
+		struct nf_recovered_dot t = *lo;
+		*lo = *hi;
+		*hi = t;
+	}
+	if (lo->seq && !hi->seq && !lo->sent)
+		return replay_dot(v, lo, false, &v->current);
+	if (lo->seq)
+		r = replay_dot(v, lo, true, &v->frozen);
+	if (r == 0 && hi->seq)
+		r = replay_dot(v, hi, false, &v->current);
+	return r;
+}

@@ -1,0 +1,593 @@
+/* vault/vault.c - opening, closing, and what is asked of a vault from outside. */
+#include "vault/vault.h"
+
+#include "base/assert.h"
+#include "base/error.h"
+#include "base/mem.h"
+#include "base/random.h"
+#include "base/trace.h"
+#include "vault/header.h"
+#include "vault/recover.h"
+#include "vault/run.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <unistd.h>
+
+enum {
+	NODES_BYTES = 24 << 20,
+	AIO_DEPTH = 32,
+	POOL_THREADS = 4,
+	NODE_THREADS = 2,
+	CLAIM_TRIES = 8,
+	COUNTER_SLACK = 1 << 16, /* numbers skipped after a restart: what was used and not remembered */
+};
+
+struct nf_fs *nf_vault_fs(struct nf_vault *v) { return &v->fs; }
+
+/* --- opening ------------------------------------------------------------------------------------- */
+
+static int open_local(struct nf_vault *v, const struct nf_vault_options *o)
+{
+	nf_auto_free char *lock = NULL;
+
+	int r = nf_aio_new(AIO_DEPTH, &v->aio);
+	if (r < 0 || !o->cache_dir)
+		return r;
+	v->cache_path = strdup(o->cache_dir);
+	if (!v->cache_path || asprintf(&lock, "%s/lock", o->cache_dir) < 0)
+		return nf_fail(-ENOMEM);
+	r = nf_file_mkdirs(&nf_file_real, o->cache_dir);
+	if (r == 0)
+		r = nf_file_lock(lock, &v->lock_fd);
+	if (r < 0)
+		return r;
+	struct nf_cache_options c = { .dir = o->cache_dir, .size_limit_bytes = o->cache_size_bytes,
+				      .min_free_bytes = o->min_free_bytes, .files = &nf_file_real,
+				      .aio = v->aio };
+	return nf_cache_open(&c, &v->cache);
+}
+
+static int open_machines(struct nf_vault *v, const struct nf_vault_options *o)
+{
+	struct nf_netfs_options n = { .memory_bytes = o->memory_bytes, .write_back_ms = v->write_back_ms };
+
+	int r = nf_nodes_new(NODES_BYTES, &v->nodes);
+	if (r == 0)
+		r = nf_pool_new("nf-call", POOL_THREADS, 0, &v->pool);
+	if (r == 0)
+		r = nf_pool_new("nf-node", NODE_THREADS, 0, &v->node_pool);
+	if (r == 0)
+		r = nf_netfs_new(&n, &v->lib);
+	struct nf_fetch_options f = { .store = v->store, .cache = v->cache, .ring = v->ring,
+				      .nodes = v->nodes, .pool = v->node_pool };
+	if (r == 0)
+		r = nf_fetch_new(&f, &v->fetch);
+	if (r == 0)
+		r = nf_look_new(v->store, v->ring, &v->look);
+	v->src = (struct nf_node_source){ .nodes = v->nodes, .load = nf_fetch_load, .ctx = v->fetch };
+	return r;
+}
+
+/* The newest state that can be had: the store's, or what is remembered. */
+static int first_base(struct nf_vault *v, const struct nf_state *s, const char *expect)
+{
+	struct nf_look_result look;
+
+	if (s->base.id.seq) {
+		int r = nf_head_copy(&v->base, &s->base);
+		return r;
+	}
+	int r = nf_look(v->look, &look);
+	if (r < 0)
+		return r;
+	if (look.nr_leaves == 0)
+		return nf_fail(-NF_E_HEADER_MISSING);
+	r = nf_head_copy(&v->base, look.leaves[look.nr_leaves - 1]);
+	if (r == 0 && expect) {
+		char now[24];
+		nf_head_fingerprint(&v->base, now);
+		if (strcmp(now, expect))
+			return nf_fail(-NF_E_HEAD_ROLLBACK);
+	}
+	v->connected = r == 0;
+	return r;
+}
+
+static int open_journal(struct nf_vault *v, const struct nf_state *s)
+{
+	nf_auto_free char *dir = NULL;
+	struct nf_recovered rc = { .v = v, .contained = nf_vector_seq(&v->base.vector, v->writer) };
+
+	(void)s;
+	if (asprintf(&dir, "%s/journal", v->state_path) < 0)
+		return nf_fail(-ENOMEM);
+	struct nf_journal_options o = { .dir = dir, .files = &nf_file_real, .seal = &nf_vault_journal_seal,
+					.seal_ctx = v, .replay = nf_recover_record, .replay_ctx = &rc };
+	int r = nf_journal_open(&o, &v->journal);
+	if (r == 0 && v->writer)
+		r = nf_recover_replay(v, &rc);
+	nf_recovered_deinit(&rc);
+	return r;
+}
+
+static int remember(struct nf_vault *v)
+{
+	struct nf_state s = { .writer = v->writer, .next_counter = v->next_counter, .base = v->base };
+
+	if (!v->state_path)
+		return 0;
+	memcpy(s.device_id, v->device_id, sizeof s.device_id);
+	memcpy(s.writer_id, v->writer_id, sizeof s.writer_id);
+	return nf_state_save(v, &s);
+}
+
+/* The epoch that comes after what is known of our dots. */
+static int fresh_epoch(struct nf_vault *v)
+{
+	uint64_t seq = v->frozen ? v->frozen->seq : nf_vector_seq(&v->base.vector, v->writer);
+
+	if (v->current)
+		return 0;
+	int r = nf_epoch_new(seq + 1, &v->base.root, &v->current);
+	if (r == 0 && v->journal)
+		r = nf_journal_rotate(v->journal, &v->current->first_segment);
+	return r;
+}
+
+/* A device that has no writer prefix takes one: it is in use once a head with the claim is on the store. */
+static int claim(struct nf_vault *v)
+{
+	for (int i = 0; i < CLAIM_TRIES; i++) {
+		struct nf_want w = NF_WANT_INIT;
+		struct nf_writer_item item;
+		struct nf_val val = { 0 };
+		uint32_t prefix;
+
+		nf_random(&prefix, sizeof prefix);
+		prefix = prefix % ((1u << 23) - 1) + 1;
+		nf_random(v->writer_id, sizeof v->writer_id);
+		v->writer = prefix;
+		v->next_counter = 1;
+		v->birth = (uint64_t)prefix << 40;
+		nf_epoch_free(v->current);
+		v->current = NULL;
+		int r = remember(v);
+		if (r == 0)
+			r = fresh_epoch(v);
+		if (r < 0)
+			return r;
+		struct nf_op op = { .kind = NF_OP_CLAIM, .conflict_mode = NF_MODE_STASH,
+				    .time = nf_clock_real(), .prefix = prefix, .host = v->host,
+				    .host_len = (uint8_t)strlen(v->host) };
+		memcpy(op.writer_id, v->writer_id, sizeof op.writer_id);
+		nf_lock_take(&v->ns);
+		while ((r = nf_vault_do(v, &op, &w)) == NF_TREE_WANT) {
+			nf_lock_drop(&v->ns);
+			r = v->src.load(v->src.ctx, &w);
+			nf_lock_take(&v->ns);
+			if (r < 0)
+				break;
+		}
+		nf_lock_drop(&v->ns);
+		nf_want_deinit(&w);
+		for (int turn = 0; r == 0 && turn < 16 && v->confirmed_seq == 0; turn++)
+			r = nf_commit_turn(v, true);
+		if (r < 0)
+			return r;
+		/* Is it ours, or did somebody come first? */
+		struct nf_key key = { .type = NF_ITEM_WRITER, .a = prefix };
+		struct nf_want w2 = NF_WANT_INIT;
+		while ((r = nf_tree_lookup(v->nodes, &v->base.root, &key, &w2, &val)) == NF_TREE_WANT)
+			if ((r = v->src.load(v->src.ctx, &w2)) < 0)
+				break;
+		if (r == 0)
+			r = nf_writer_decode(val.p, val.len, &item);
+		nf_val_deinit(&val);
+		nf_want_deinit(&w2);
+		if (r < 0)
+			return r;
+		if (r == 0 && !memcmp(item.id, v->writer_id, sizeof item.id))
+			return 0;
+		v->confirmed_seq = 0;
+	}
+	return nf_fail(-NF_E_STORE_BUSY);
+}
+
+static void take_state(struct nf_vault *v, const struct nf_state *s)
+{
+	memcpy(v->device_id, s->device_id, sizeof v->device_id);
+	memcpy(v->writer_id, s->writer_id, sizeof v->writer_id);
+	v->writer = s->writer;
+	v->next_counter = s->next_counter;
+}
+
+static int open_state(struct nf_vault *v, const struct nf_vault_options *o, struct nf_state *s)
+{
+	if (!o->state_dir) {
+		nf_random(v->device_id, sizeof v->device_id);
+		return 0;
+	}
+	v->state_path = strdup(o->state_dir);
+	if (!v->state_path)
+		return nf_fail(-ENOMEM);
+	int r = nf_file_mkdirs(&nf_file_real, o->state_dir);
+	if (r < 0)
+		return r;
+	r = nf_state_load(v, s);
+	if (r == -ENOENT) {
+		nf_random(v->device_id, sizeof v->device_id);
+		return 0;
+	}
+	if (r == 0)
+		take_state(v, s);
+	return r;
+}
+
+static struct nf_vault *new_vault(const struct nf_vault_options *o)
+{
+	struct nf_vault *v = calloc(1, sizeof *v);
+	char host[256] = "unknown";
+
+	if (!v) {
+		nf_store_free(o->store);
+		return NULL;
+	}
+	nf_lock_init(&v->ns, NF_RANK_NAMESPACE);
+	nf_lock_init(&v->run_lock, NF_RANK_LEAF);
+	nf_cond_init(&v->changed);
+	nf_avl_init(&v->vnodes, NULL);
+	nf_avl_init(&v->moved, NULL);
+	nf_list_init(&v->closed);
+	nf_list_init(&v->dirty_list);
+	nf_list_init(&v->sync_waiters);
+	(void)gethostname(host, sizeof host - 1);
+	host[64] = '\0';
+	v->fs.ops = &nf_vault_fs_ops;
+	v->fs.read_only = o->read_only;
+	v->store = o->store;
+	v->lock_fd = -1;
+	v->host = strdup(o->host ? o->host : host);
+	v->read_only = o->read_only;
+	v->fsync_remote = o->fsync_remote;
+	v->manual = o->manual;
+	v->no_threads = o->no_threads;
+	v->block_shift = o->block_shift ? o->block_shift : NF_DEFAULT_BLOCK_SHIFT;
+	v->write_back_ms = o->write_back_ms ? o->write_back_ms : 5000;
+	v->poll_ms = o->poll_ms ? o->poll_ms : 5000;
+	return v;
+}
+
+/* A writable vault: journal, writer, epoch; then what others did. */
+static int open_writer(struct nf_vault *v, const struct nf_state *s)
+{
+	int r = open_journal(v, s);
+
+	if (r == 0 && v->writer) {
+		v->next_counter += COUNTER_SLACK;
+		v->confirmed_seq = nf_vector_seq(&v->base.vector, v->writer);
+		r = fresh_epoch(v);
+	} else if (r == 0) {
+		r = claim(v);
+	}
+	if (r == 0)
+		v->birth = (uint64_t)v->writer << 40 | v->next_counter++;
+	return r;
+}
+
+int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
+{
+	struct nf_state s = { 0 };
+	struct nf_vault *v = new_vault(o);
+
+	if (!v)
+		return nf_fail(-ENOMEM);
+	int r = v->host ? nf_header_ring(o->header, &v->ring) : nf_fail(-ENOMEM);
+	if (r == 0)
+		r = open_local(v, o);
+	if (r == 0)
+		r = open_state(v, o, &s);
+	if (r == 0)
+		r = open_machines(v, o);
+	if (r == 0)
+		r = first_base(v, &s, o->expect);
+	if (r == 0 && !v->read_only)
+		r = open_writer(v, &s);
+	if (r == 0 && s.base.id.seq == 0)
+		r = remember(v);
+	/* A known vault opens without its store; a store that shows an old state is refused. */
+	if (r == 0) {
+		int seen = nf_commit_turn(v, false);
+		if (seen == -NF_E_HEAD_ROLLBACK || seen == -NF_E_STORE_DENIED)
+			r = seen;
+	}
+	if (r == 0 && !v->no_threads)
+		r = nf_commit_start(v);
+	nf_state_deinit(&s);
+	if (r < 0) {
+		nf_vault_close(v);
+		return r;
+	}
+	*out = v;
+	return 0;
+}
+
+/* --- closing ----------------------------------------------------------------------------------------- */
+
+/* Waits until all files in memory are gone. */
+static void drop_files(struct nf_vault *v)
+{
+	nf_lock_take(&v->ns);
+	v->stopping = true;
+	nf_list_for_each_safe(vn, &v->dirty_list, struct nf_vnode, dirty) {
+		nf_list_del(&vn->dirty);
+		if (vn->refs == 0) {
+			vn->refs = 1;
+			nf_vnode_put(vn);
+		}
+	}
+	nf_vnode_trim(v, 0);
+	while (!nf_avl_empty(&v->vnodes))
+		nf_cond_wait(&v->changed, &v->ns);
+	nf_lock_drop(&v->ns);
+}
+
+static void flushed(struct nf_io *io) { nf_completion_set(io->ctx); }
+
+/* Everything dirty becomes operations, operations become journal. */
+static int store_locally(struct nf_vault *v)
+{
+	struct nf_completion done;
+	int r = nf_completion_init(&done), first = 0;
+
+	for (; r == 0;) {
+		struct nf_vnode *next = NULL;
+		nf_lock_take(&v->ns);
+		nf_list_for_each(vn, &v->dirty_list, struct nf_vnode, dirty) {
+			next = vn;
+			break;
+		}
+		if (next) {
+			nf_list_del(&next->dirty);
+			next->refs++;
+		}
+		nf_lock_drop(&v->ns);
+		if (!next)
+			break;
+		struct nf_io io = { .ic = &next->ic, .done = flushed, .ctx = &done };
+		nf_fsync(&io);
+		nf_completion_wait(&done);
+		nf_completion_deinit(&done);
+		r = nf_completion_init(&done);
+		if (io.error < 0 && first == 0)
+			first = io.error;
+		nf_lock_take(&v->ns);
+		nf_list_del(&next->dirty);
+		nf_vnode_put(next);
+		nf_lock_drop(&v->ns);
+	}
+	nf_completion_deinit(&done);
+	if (r == 0)
+		r = nf_vault_journal(v, true);
+	return r < 0 ? r : first;
+}
+
+void nf_vault_close(struct nf_vault *v)
+{
+	if (!v)
+		return;
+	nf_commit_stop(v);
+	if (v->pool) {
+		nf_lock_take(&v->ns);
+		while (atomic_load(&v->calls))
+			nf_cond_wait(&v->changed, &v->ns);
+		nf_lock_drop(&v->ns);
+		if (v->journal && v->current && store_locally(v) < 0)
+			nf_trace(JOURNAL, "not everything could be stored at close");
+		drop_files(v);
+	}
+	nf_netfs_free(v->lib);
+	nf_look_free(v->look);
+	nf_fetch_free(v->fetch);
+	nf_pool_free(v->pool);
+	nf_pool_free(v->node_pool);
+	nf_journal_close(v->journal);
+	nf_epoch_free(v->frozen);
+	nf_epoch_free(v->current);
+	nf_moved_trim(v, UINT64_MAX);
+	nf_nodes_free(v->nodes);
+	nf_cache_close(v->cache);
+	nf_aio_free(v->aio);
+	nf_store_free(v->store);
+	nf_head_deinit(&v->base);
+	nf_ring_free(v->ring);
+	if (v->lock_fd >= 0)
+		close(v->lock_fd);
+	free(v->state_path);
+	free(v->cache_path);
+	free(v->host);
+	nf_cond_deinit(&v->changed);
+	nf_lock_deinit(&v->run_lock);
+	nf_lock_deinit(&v->ns);
+	free(v);
+}
+
+/* --- a new vault --------------------------------------------------------------------------------------- */
+
+static int put_directory(struct nf_layer *l, uint64_t ino, uint32_t mode)
+{
+	struct timespec now = nf_clock_real();
+	struct nf_inode_item item = { .mode = S_IFDIR | mode, .uid = getuid(), .gid = getgid(), .nlink = 2,
+				      .atime = now, .mtime = now, .ctime = now, .btime = now };
+	return nf_layer_put_inode(l, ino, &item);
+}
+
+static int no_load(void *ctx, struct nf_want *w)
+{
+	(void)ctx;
+	(void)w;
+	return nf_fail(-NF_E_TREE_BAD);
+}
+
+int nf_vault_format(struct nf_store *store, const struct nf_header *header, const char *host)
+{
+	struct nf_meta_pack meta = { .bytes = NF_BUF_INIT };
+	struct nf_change *changes = NULL;
+	struct nf_cutout *cuts = NULL;
+	struct nf_layer *layer = NULL;
+	struct nf_nodes *nodes = NULL;
+	struct nf_ring *ring = NULL;
+	struct nf_ref empty = { 0 };
+	struct nf_head h = { .id.seq = 1, .time = nf_clock_real() };
+	size_t nr, nr_cuts;
+
+	(void)host;
+	int r = nf_header_ring(header, &ring);
+	if (r == 0)
+		r = nf_layer_new(&layer);
+	if (r == 0)
+		r = nf_nodes_new(1 << 20, &nodes);
+	if (r == 0)
+		r = put_directory(layer, NF_INO_ROOT, 0755);
+	if (r == 0)
+		r = put_directory(layer, NF_INO_STASH, 0700);
+	if (r == 0)
+		r = nf_layer_batch(layer, &changes, &nr, &cuts, &nr_cuts);
+	if (r == 0 && !(meta.codec = nf_codec_get(ring)))
+		r = nf_fail(-ENOMEM);
+	struct nf_node_source src = { .nodes = nodes, .load = no_load };
+	struct nf_tree_writer w = { .emit = nf_meta_pack_emit, .ctx = &meta };
+	if (r == 0)
+		r = nf_tree_update(&src, &empty, changes, nr, cuts, nr_cuts, &w, &h.root);
+	struct iovec iov = { meta.bytes.p, meta.bytes.len };
+	struct nf_pack_put put = { .store = store, .iov = &iov, .nr_iov = 1 };
+	if (r == 0)
+		r = nf_pack_put(&put);
+	h.root.pack = h.meta_pack = put.id;
+	h.meta_len_bytes = (uint32_t)meta.bytes.len;
+	if (r == 0)
+		r = nf_head_put(store, meta.codec, &h);
+	if (meta.codec)
+		nf_codec_put(meta.codec);
+	nf_buf_deinit(&meta.bytes);
+	free(changes);
+	free(cuts);
+	nf_layer_free(layer);
+	nf_nodes_free(nodes);
+	nf_ring_free(ring);
+	nf_head_deinit(&h);
+	return r;
+}
+
+/* --- asked from outside ------------------------------------------------------------------------------------ */
+
+static void pending(struct nf_vault *v, struct nf_vault_status *s)
+{
+	const struct nf_epoch *e[2] = { v->frozen, v->current };
+	uint64_t oldest = v->dirty_since_ns ? v->dirty_since_ns : UINT64_MAX;
+
+	for (int i = 0; i < 2; i++) {
+		if (!e[i])
+			continue;
+		s->pending_ops += e[i]->nr_ops;
+		s->pending_bytes += e[i]->ops.len;
+		if (e[i]->oldest_ns)
+			oldest = NF_MIN(oldest, e[i]->oldest_ns);
+	}
+	for (struct nf_avl_node *n = nf_avl_first(&v->vnodes); n; n = nf_avl_next(n)) {
+		struct nf_vnode *vn = nf_container_of(n, struct nf_vnode, node);
+		s->open_for_write += vn->writers > 0;
+		if (nf_list_empty(&vn->dirty) || vn->dying)
+			continue;
+		uint64_t bytes = nf_dirty_bytes(&vn->ic) + vn->acc_bytes;
+		s->pending_files += bytes > 0 || !nf_avl_empty(&vn->acc);
+		s->pending_bytes += bytes;
+	}
+	if (oldest != UINT64_MAX && (s->pending_ops || s->pending_files))
+		s->oldest_ms = (nf_clock_ns() - oldest) / NF_NS_PER_MS;
+}
+
+void nf_vault_status(struct nf_vault *v, struct nf_vault_status *out)
+{
+	struct nf_vault_status s = { 0 };
+	struct nf_cache_stats cs = { 0 };
+
+	nf_lock_take(&v->ns);
+	s.connected = v->connected;
+	s.read_only = v->read_only;
+	s.last_error = v->last_error;
+	pending(v, &s);
+	s.committing = v->committing;
+	s.upload_done_bytes = v->upload_done;
+	s.upload_total_bytes = v->upload_total;
+	s.commits = v->commits;
+	s.merges = v->merges;
+	s.forks = v->forks;
+	s.conflicts = v->conflicts;
+	s.head_seq = v->base.id.seq;
+	s.head_time_s = v->base.time.tv_sec;
+	nf_head_fingerprint(&v->base, s.fingerprint);
+	s.writer = v->writer;
+	s.writer_seq = v->confirmed_seq;
+	s.write_back_ms = v->write_back_ms;
+	s.poll_ms = v->poll_ms;
+	nf_lock_drop(&v->ns);
+	if (v->cache)
+		nf_cache_stats(v->cache, &cs);
+	s.cache_used_bytes = cs.used_bytes;
+	s.cache_limit_bytes = cs.size_limit_bytes;
+	if (v->journal)
+		s.journal_bytes = nf_journal_size(v->journal);
+	*out = s;
+}
+
+int nf_vault_regions_text(struct nf_vault *v, char **out) { return nf_netfs_regions_text(v->lib, out); }
+int nf_vault_requests_text(struct nf_vault *v, char **out) { return nf_netfs_requests_text(v->lib, out); }
+
+/* One path component, blocking. */
+static int step(struct nf_vault *v, uint64_t dir, const char *name, size_t len, uint64_t *ino)
+{
+	struct nf_want w = NF_WANT_INIT;
+	int r;
+
+	for (;;) {
+		nf_lock_take(&v->ns);
+		struct nf_view view = nf_vault_view(v);
+		r = nf_view_find(&view, v->ring, dir, name, len, &w, ino, NULL);
+		nf_lock_drop(&v->ns);
+		if (r != NF_TREE_WANT)
+			break;
+		r = v->src.load(v->src.ctx, &w);
+		if (r < 0)
+			break;
+	}
+	nf_want_deinit(&w);
+	return r == NF_TREE_NONE ? nf_fail(-ENOENT) : r;
+}
+
+int nf_vault_resolve(struct nf_vault *v, const char *path, struct nf_attr *out)
+{
+	uint64_t ino = NF_INO_ROOT;
+	struct nf_want w = NF_WANT_INIT;
+	int r = 0;
+
+	while (r == 0 && *path) {
+		size_t len = strcspn(path, "/");
+		if (len > NF_NAME_MAX)
+			return nf_fail(-ENAMETOOLONG);
+		if (len && !(len == 1 && *path == '.'))
+			r = step(v, ino, path, len, &ino);
+		path += len;
+		path += *path == '/';
+	}
+	while (r == 0) {
+		nf_lock_take(&v->ns);
+		r = nf_vault_attr(v, ino, &w, out);
+		nf_lock_drop(&v->ns);
+		if (r != NF_TREE_WANT)
+			break;
+		r = v->src.load(v->src.ctx, &w);
+	}
+	nf_want_deinit(&w);
+	return r == NF_TREE_NONE ? nf_fail(-ENOENT) : r;
+}
