@@ -4,6 +4,7 @@
 #include "base/random.h"
 #include "cli/open.h"
 #include "daemon/paths.h"
+#include "daemon/unlock.h"
 #include "store/open.h"
 #include "vault/header_store.h"
 
@@ -213,13 +214,12 @@ static const struct {
 	{ "change", change, true, false },  { "recovery", recovery, true, false },
 };
 
-/* The slot that opened the header is what `change` replaces; derived here, as this process ends soon. */
-static enum nf_exit open_header(struct change *c)
+/* The key is derived here, not in a child: this process ends soon. */
+static enum nf_exit open_header(struct change *c, bool replaces)
 {
 	struct nf_text err = NF_TEXT_INIT;
 	nf_auto_free char *where = NULL, *prompt = NULL;
 	struct nf_secret_buf buf;
-	bool needs_write;
 
 	if (asprintf(&prompt, "Passphrase for %s", c->s->safe) < 0)
 		return NF_EXIT_ERROR;
@@ -231,12 +231,9 @@ static enum nf_exit open_header(struct change *c)
 	}
 	nf_text_deinit(&err);
 	struct nf_secret secret = nf_secret_of(&buf);
-	struct nf_header_key key = { .secret = &secret };
 	r = nf_store_open(c->s->address, &c->s->so, false, &c->store);
 	if (r == 0)
-		r = nf_header_store_load(c->store, &key, &c->h, &needs_write);
-	if (r == 0)
-		r = nf_header_unlock(c->h, &secret, c->used);
+		r = nf_header_open_by(c->store, &secret, &c->h, replaces ? c->used : NULL);
 	nf_secret_deinit(&buf);
 	if (r == 0)
 		r = nf_pin_check(c->s->address, c->h, &where);
@@ -245,7 +242,7 @@ static enum nf_exit open_header(struct change *c)
 
 static enum nf_exit run_verb(struct change *c, size_t verb)
 {
-	enum nf_exit e = open_header(c);
+	enum nf_exit e = open_header(c, verbs[verb].run == change);
 
 	if (e == NF_EXIT_OK)
 		e = verbs[verb].run(c);

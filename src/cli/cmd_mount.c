@@ -105,6 +105,8 @@ static void send_report(int fd, const struct nf_daemon_report *r)
 }
 
 /* The log of a daemon: in the runtime directory, readable by its user only, gone with the next boot. */
+static char *log_path;
+
 static void log_to_file(void)
 {
 	nf_auto_free char *dir = NULL, *path = NULL;
@@ -116,6 +118,18 @@ static void log_to_file(void)
 		return;
 	(void)dup2(fd, STDERR_FILENO);
 	(void)close(fd);
+	log_path = nf_steal(&path);
+}
+
+/* A log that says nothing is not kept. */
+static void log_end(void)
+{
+	struct stat st;
+
+	if (log_path && !fstat(STDERR_FILENO, &st) && S_ISREG(st.st_mode) && !st.st_size)
+		(void)unlink(log_path);
+	free(log_path);
+	log_path = NULL;
 }
 
 static void on_ready(void *ctx, const struct nf_daemon_report *r)
@@ -143,6 +157,7 @@ static int run_daemon(struct nf_daemon_config *c, struct waiter *w)
 	c->ready = on_ready;
 	c->ctx = w;
 	int r = nf_daemon_run(c, &report);
+	log_end();
 	if (r < 0 && w->fd >= 0)
 		send_report(w->fd, &report);
 	else if (r < 0)

@@ -52,7 +52,7 @@ static void text_pending(struct nf_text *t, const struct nf_vault_status *s)
 		nf_textf(t, "yes: everything is on the server\n");
 		return;
 	}
-	nf_textf(t, "yes for what was fsynced; not all is on the server\n");
+	nf_textf(t, "no: not everything is on the server (what was fsynced is safe on this machine)\n");
 	nf_textf(t, "not on the server    %" PRIu64 " changes, %" PRIu64 " files with data, ", s->pending_ops,
 		 s->pending_files);
 	nf_text_size(t, s->pending_bytes);

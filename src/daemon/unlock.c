@@ -29,11 +29,58 @@ void nf_process_harden(void)
 
 static bool is_offline(int r) { return r == -NF_E_OFFLINE || r == -NF_E_TIMEOUT; }
 
+/* Which slot of H, in whatever state, SECRET opens. */
+static int find_slot(const struct nf_header *h, const struct nf_secret *secret, uint8_t used[NF_SLOT_ID_BYTES])
+{
+	nf_auto_free void *p = NULL;
+	struct nf_header *locked;
+	size_t len;
+
+	int r = nf_header_encode(h, &p, &len);
+	if (r == 0)
+		r = nf_header_decode(p, len, &locked);
+	if (r < 0)
+		return r;
+	r = nf_header_unlock(locked, secret, used);
+	nf_header_free(locked);
+	return r;
+}
+
+int nf_header_open_by(struct nf_store *store, const struct nf_secret *secret, struct nf_header **out,
+		      uint8_t used[NF_SLOT_ID_BYTES])
+{
+	struct nf_header_key by_secret = { .secret = secret };
+	struct nf_header *h, *newest;
+	uint8_t root_key[NF_KEY_BYTES];
+	bool needs_write;
+
+	int r = nf_header_store_load(store, &by_secret, &h, &needs_write);
+	if (r < 0)
+		return r;
+	nf_header_root_key(h, root_key);
+	struct nf_header_key by_root = { .root_key = root_key };
+	r = nf_header_store_load(store, &by_root, &newest, &needs_write);
+	nf_wipe(root_key, sizeof root_key);
+	bool older = r == 0 && nf_header_generation(newest) != nf_header_generation(h);
+	nf_header_free(h);
+	if (r < 0)
+		return r;
+	if (older || used)
+		r = find_slot(newest, secret, used);
+	if (r < 0) {
+		nf_header_free(newest);
+		return r;
+	}
+	*out = newest;
+	return 0;
+}
+
 static int load(const char *address, struct nf_store *store, const struct nf_header_key *key,
 		struct nf_header **out, bool *offline)
 {
 	bool needs_write;
-	int r = nf_header_store_load(store, key, out, &needs_write);
+	int r = key->secret ? nf_header_open_by(store, key->secret, out, NULL) :
+			      nf_header_store_load(store, key, out, &needs_write);
 
 	*offline = is_offline(r);
 	if (!*offline)

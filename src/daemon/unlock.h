@@ -17,6 +17,10 @@ int nf_unlock(const char *address, const struct nf_store_options *so, const stru
  * checks it against what this device remembers; *WHERE as nf_pin_check(). REMEMBER: updates that. */
 int nf_header_open(const char *address, struct nf_store *store, const uint8_t root_key[NF_KEY_BYTES],
 		   bool remember, struct nf_header **out, bool *offline, char **where);
+/* Loads the newest header by SECRET, which must open that one and not only an older generation that the
+ * store still has: a key that was removed opens nothing here. USED (may be NULL): the slot. Runs the KDF. */
+int nf_header_open_by(struct nf_store *store, const struct nf_secret *secret, struct nf_header **out,
+		      uint8_t used[NF_SLOT_ID_BYTES]);
 /* No core dumps, no ptrace by the same user. Best effort. */
 void nf_process_harden(void);
 
