@@ -512,13 +512,16 @@ static inline int toy_fallocate(struct toy *t, int mode, uint64_t pos, uint64_t 
 	return toy_wait_end(&w);
 }
 
-/* Drops what is clean. */
-static inline void toy_drop_cache(struct toy *t)
+/* As if others had changed the range, to what it was. */
+static inline void toy_invalidate(struct toy *t, uint64_t start, uint64_t end)
 {
 	pthread_mutex_lock(&t->lock);
 	uint64_t size = t->now.size;
 	pthread_mutex_unlock(&t->lock);
-	nf_invalidate(&t->ic, 0, UINT64_MAX - (8 << 20), size, size);
+	nf_invalidate(&t->ic, start, end, size, size);
 }
+
+/* Drops what is clean. */
+static inline void toy_drop_cache(struct toy *t) { toy_invalidate(t, 0, UINT64_C(1) << 40); }
 
 #endif
