@@ -151,7 +151,8 @@ struct nf_netfs_ops {
 	void (*issue_read)(struct nf_subreq *sq);
 
 	/* [Optional] SEALED to plain: fills OUT with exactly b->plain_len bytes.  On a codec thread or the
-	 * reading thread; may run in parallel. */
+	 * reading thread; may run in parallel.  -EAGAIN: the bytes were bad but better ones may be had: the
+	 * request is read again, with its subrequests' `attempt` raised. */
 	int (*decrypt_block)(struct nf_rreq *rq, struct nf_block *b, void *out);
 
 	/* [Optional] On a codec thread, in parallel for different blocks. */

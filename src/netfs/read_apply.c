@@ -183,6 +183,8 @@ void nf_rreq_apply(struct nf_rreq *rq)
 	struct nf_ictx_priv *p = rq->p;
 
 	rq->error = open_all(rq);
+	if (rq->error == -EAGAIN && nf_rreq_read_again(rq))
+		return;
 	if (!rq->fill) {
 		nf_ic_lock(p);
 		bool again = rq->stale;

@@ -246,6 +246,23 @@ static bool try_later(struct nf_rreq *rq, int error)
 	return true;
 }
 
+/* What came could not be opened and is worth asking for again (decrypt_block said -EAGAIN). */
+bool nf_rreq_read_again(struct nf_rreq *rq)
+{
+	struct nf_ictx_priv *p = rq->p;
+
+	if (rq->sub.sq.attempt + 1 >= NF_ATTEMPTS_MAX)
+		return false;
+	rq->sub.sq.attempt++;
+	rq->error = 0;
+	nf_ic_lock(p);
+	rq->phase = NF_RREQ_ISSUED;
+	nf_ic_unlock(p, NULL);
+	nf_work_init(&rq->sub.work, issue_work);
+	nf_pool_add(p->lib->pool, &rq->sub.work);
+	return true;
+}
+
 static void fill_work(struct nf_work *w) { nf_rreq_apply(nf_container_of(w, struct nf_rreq, work)); }
 
 void nf_rreq_terminated(struct nf_rreq *rq, int error)

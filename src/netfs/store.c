@@ -404,6 +404,7 @@ static void finish_request(struct nf_wreq *wq)
 }
 
 void **nf_wreq_priv(struct nf_wreq *wq) { return &wq->priv; }
+struct nf_ictx *nf_rreq_ictx(const struct nf_rreq *rq) { return rq->p->ic; }
 struct nf_ictx *nf_wreq_ictx(const struct nf_wreq *wq) { return wq->p->ic; }
 uint64_t nf_wreq_group(const struct nf_wreq *wq) { return wq->group_number; }
 

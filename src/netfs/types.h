@@ -395,6 +395,7 @@ struct nf_rreq *nf_rreq_new_fill_locked(struct nf_wreq *wq, unsigned first, unsi
 					struct nf_todo *todo);
 void nf_rreq_issue(struct nf_rreq *rq);
 void nf_rreq_apply(struct nf_rreq *rq);
+bool nf_rreq_read_again(struct nf_rreq *rq);
 /* An error of [start, end) is an error of those who wait for it. */
 void nf_readers_fail_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end, int error);
 /* Takes RQ off the lists and tells those who wait; no lock held.  RQ is gone. */

@@ -19,7 +19,6 @@ int nf_name_check(const char *name)
 	return 0;
 }
 
-int nf_may_change(const struct nf_vault *v) { return v->read_only ? nf_fail(-EROFS) : 0; }
 
 static int find(struct nf_vault *v, uint64_t dir, const char *name, struct nf_want *w, uint64_t *ino)
 {

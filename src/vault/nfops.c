@@ -327,13 +327,10 @@ static int decrypt_block(struct nf_rreq *rq, struct nf_block *b, void *out)
 	int r = nf_codec_open(codec, &id, c->ref.epoch, c->ref.flags, c->ref.tag, b->sealed,
 			      b->sealed_len, out, b->plain_len);
 	nf_codec_put(codec);
-	if (r == 0) {
-		nf_count(NF_C_BLOCKS_OPENED, 1);
+	if (r == 0)
 		return 0;
-	}
 	nf_trace(REQ, "bad block ino=%" PRIx64 " block=%" PRIu64 " err=%s", vn->ino, b->index,
 		 nf_error_name(r));
-	nf_count(NF_C_BLOCKS_BAD, 1);
 	if (c->from_cache) {
 		/* The disk's fault, not the server's: read it again from there. */
 		nf_count(NF_C_CACHE_BAD, 1);
@@ -412,9 +409,6 @@ static int encrypt_block(struct nf_wreq *wq, struct nf_block *b)
 					.birth = id.birth, .index = id.index, .epoch = info.epoch,
 					.flags = info.flags };
 	memcpy(c->ref.tag, info.tag, sizeof info.tag);
-	nf_count(NF_C_BLOCKS_SEALED, 1);
-	nf_count(NF_C_BYTES_SEALED_IN, b->plain_len);
-	nf_count(NF_C_BYTES_SEALED_OUT, info.sealed_len);
 	return 0;
 }
 

@@ -1,0 +1,218 @@
+/* The vault whole, by its calls: one machine, two machines, restarts, forks. */
+#include "base/random.h"
+#include "vfs.h"
+
+enum { MIB = 1 << 20 };
+
+static char *noise(size_t len, uint64_t seed)
+{
+	struct nf_prng p;
+	char *b = malloc(len);
+	nf_prng_seed(&p, seed);
+	for (size_t i = 0; i < len; i++)
+		b[i] = (char)nf_prng_next(&p);
+	return b;
+}
+
+START_TEST(what_is_written_is_read_back)
+{
+	struct vfs_site s;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	char *big = noise(3 * MIB + 777, 1);
+
+	ck_assert_int_eq(vfs_puts(&a, "/small", "hello"), 0);
+	ck_assert_int_eq(vfs_checks(&a, "/small", "hello"), 0);
+	ck_assert_int_eq(vfs_mkdir(&a, "/dir"), 0);
+	ck_assert_int_eq(vfs_put(&a, "/dir/big", big, 3 * MIB + 777), 0);
+	ck_assert_int_eq(vfs_check(&a, "/dir/big", big, 3 * MIB + 777), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_check(&a, "/dir/big", big, 3 * MIB + 777), 0);
+	vfs_unmount(&a);
+	free(big);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(another_machine_reads_what_was_synced)
+{
+	struct vfs_site s;
+	struct vfs_names names;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	char *big = noise(2 * MIB + 5, 2);
+
+	ck_assert_int_eq(vfs_mkdir(&a, "/d"), 0);
+	ck_assert_int_eq(vfs_put(&a, "/d/big", big, 2 * MIB + 5), 0);
+	ck_assert_int_eq(vfs_puts(&a, "/d/small", "tiny"), 0);
+	ck_assert_int_eq(vfs_puts(&a, "/gone", "x"), 0);
+	ck_assert_int_eq(vfs_unlink(&a, "/gone", false), 0);
+	ck_assert_int_eq(vfs_rename(&a, "/d/small", "/moved"), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	struct vfs b = vfs_mount(&s, "b");
+	ck_assert_int_eq(vfs_check(&b, "/d/big", big, 2 * MIB + 5), 0);
+	ck_assert_int_eq(vfs_checks(&b, "/moved", "tiny"), 0);
+	ck_assert_uint_eq(vfs_ls(&b, "/", &names), 2);
+	ck_assert_uint_eq(vfs_ls(&b, "/d", &names), 1);
+	/* And changes it, which the first one sees. */
+	ck_assert_int_eq(vfs_puts(&b, "/moved", "changed by b"), 0);
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	ck_assert_int_eq(vfs_refresh(&a), 0);
+	ck_assert_int_eq(vfs_checks(&a, "/moved", "changed by b"), 0);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	free(big);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(what_was_not_uploaded_survives_a_restart)
+{
+	struct vfs_site s;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	char *big = noise(MIB + 5, 3);
+
+	ck_assert_int_eq(vfs_mkdir(&a, "/d"), 0);
+	ck_assert_int_eq(vfs_put(&a, "/d/big", big, MIB + 5), 0);
+	ck_assert_int_eq(vfs_puts(&a, "/d/small", "tiny"), 0);
+	vfs_unmount(&a);
+	a = vfs_mount(&s, "a");
+	ck_assert_int_eq(vfs_check(&a, "/d/big", big, MIB + 5), 0);
+	ck_assert_int_eq(vfs_checks(&a, "/d/small", "tiny"), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	struct vfs b = vfs_mount(&s, "b");
+	ck_assert_int_eq(vfs_check(&b, "/d/big", big, MIB + 5), 0);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	free(big);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(independent_changes_of_two_machines_merge)
+{
+	struct vfs_site s;
+	struct vfs_names names;
+	char path[64], text[64];
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a"), b = vfs_mount(&s, "b");
+
+	ck_assert_int_eq(vfs_mkdir(&a, "/d"), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_refresh(&b), 0);
+	for (int i = 0; i < 20; i++) {
+		snprintf(path, sizeof path, "/d/a%d", i);
+		snprintf(text, sizeof text, "from a %d", i);
+		ck_assert_int_eq(vfs_puts(&a, path, text), 0);
+		snprintf(path, sizeof path, "/d/b%d", i);
+		ck_assert_int_eq(vfs_puts(&b, path, text), 0);
+		if (i % 3 == 0)
+			ck_assert_int_eq(vfs_sync(&a), 0);
+		if (i % 4 == 0)
+			ck_assert_int_eq(vfs_sync(&b), 0);
+	}
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	ck_assert_int_eq(vfs_refresh(&a), 0);
+	ck_assert_uint_eq(vfs_ls(&a, "/d", &names), 40);
+	ck_assert_uint_eq(vfs_ls(&b, "/d", &names), 40);
+	for (int i = 0; i < 20; i++) {
+		snprintf(path, sizeof path, "/d/b%d", i);
+		snprintf(text, sizeof text, "from a %d", i);
+		ck_assert_int_eq(vfs_checks(&a, path, text), 0);
+	}
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(a_file_changed_by_both_is_kept_twice)
+{
+	struct vfs_site s;
+	struct vfs_names names;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a"), b = vfs_mount(&s, "b");
+	char *big = noise(200000, 9);
+
+	ck_assert_int_eq(vfs_put(&a, "/f.txt", big, 200000), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_refresh(&b), 0);
+	struct nf_open_file *f;
+	uint64_t ino;
+	ck_assert_int_eq(vfs_open(&a, "/f.txt", O_RDWR, 0, &f, &ino), 0);
+	ck_assert_int_eq(vfs_pwrite(&a, f, ino, "AAAA", 4, 100), 0);
+	vfs_close(&a, f, ino);
+	ck_assert_int_eq(vfs_open(&b, "/f.txt", O_RDWR, 0, &f, &ino), 0);
+	ck_assert_int_eq(vfs_pwrite(&b, f, ino, "BBBB", 4, 150000), 0);
+	vfs_close(&b, f, ino);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	ck_assert_int_eq(vfs_refresh(&a), 0);
+	ck_assert_uint_eq(vfs_ls(&a, "/", &names), 2);
+	ck_assert_uint_eq(vfs_ls(&b, "/", &names), 2);
+	memcpy(big + 100, "AAAA", 4);
+	ck_assert_int_eq(vfs_check(&b, "/f.txt", big, 200000), 0);
+	for (size_t i = 0; i < names.nr; i++) {
+		if (!strcmp(names.name[i], "f.txt"))
+			continue;
+		char path[80];
+		snprintf(path, sizeof path, "/%s", names.name[i]);
+		ck_assert_ptr_nonnull(strstr(path, "(conflict b "));
+		char *mine = noise(200000, 9);
+		memcpy(mine + 150000, "BBBB", 4);
+		ck_assert_int_eq(vfs_check(&a, path, mine, 200000), 0);
+		ck_assert_int_eq(vfs_check(&b, path, mine, 200000), 0);
+		free(mine);
+	}
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	free(big);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(files_grow_shrink_and_have_holes)
+{
+	struct vfs_site s;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	char *want = calloc(1, 400000);
+
+	ck_assert_int_eq(vfs_puts(&a, "/f", "0123456789"), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_truncate(&a, "/f", 300), 0);
+	memcpy(want, "0123456789", 10);
+	ck_assert_int_eq(vfs_check(&a, "/f", want, 300), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_truncate(&a, "/f", 400000), 0);
+	ck_assert_int_eq(vfs_check(&a, "/f", want, 400000), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_check(&a, "/f", want, 400000), 0);
+	ck_assert_int_eq(vfs_truncate(&a, "/f", 5), 0);
+	ck_assert_int_eq(vfs_truncate(&a, "/f", 20000), 0);
+	memset(want + 5, 0, 5);
+	ck_assert_int_eq(vfs_check(&a, "/f", want, 20000), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	struct vfs b = vfs_mount(&s, "b");
+	ck_assert_int_eq(vfs_check(&b, "/f", want, 20000), 0);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	free(want);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+static void suite_add(Suite *s)
+{
+	TCase *tc = nf_case(s, "vault", 60);
+	tcase_add_test(tc, what_is_written_is_read_back);
+	tcase_add_test(tc, another_machine_reads_what_was_synced);
+	tcase_add_test(tc, what_was_not_uploaded_survives_a_restart);
+	tcase_add_test(tc, independent_changes_of_two_machines_merge);
+	tcase_add_test(tc, a_file_changed_by_both_is_kept_twice);
+	tcase_add_test(tc, files_grow_shrink_and_have_holes);
+}
+
+NF_SUITE("vault/vault")
