@@ -13,19 +13,14 @@
 static void forget_clean_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end)
 {
 	struct nf_folio *f;
-	uint64_t pos = start;
 
-	while (pos < end && (f = nf_mapping_next(&p->mapping, pos)) != NULL) {
+	for (uint64_t pos = start; pos < end && (f = nf_mapping_next(&p->mapping, pos));) {
 		pos = nf_folio_end(f);
-		if (f->pos_bytes >= end) {
-			nf_folio_unpin(f);
-			break;
-		}
 		nf_folio_clear_uptodate(f, start, end);
-		/* Without pages that count and without dirty bytes it is of no use. */
-		nf_folios_recheck_locked(p, f->pos_bytes, pos, false);
 		nf_folio_unpin(f);
 	}
+	/* Folios without pages that count and without dirty bytes are of no use. */
+	nf_folios_recheck_locked(p, start, end, false);
 }
 
 static void make_stale_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end)
