@@ -93,6 +93,8 @@ static void call_end(struct nf_work *w)
 	struct fault *f = c->f;
 	struct nf_store_op *op = c->op;
 
+	/* A call cancelled while it waited is still on the timer's list. */
+	nf_timer_cancel(f->timers, &c->timer);
 	if (!c->result && op->verb == NF_STORE_GET)
 		damage(c);
 	op->error = c->result;
