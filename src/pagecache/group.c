@@ -49,6 +49,7 @@ void nf_group_wrote(struct nf_group *g, uint64_t start, uint64_t end)
 	changed(g);
 	nf_rangeset_add(&g->ranges, start, end);
 	nf_rangeset_remove(&g->holes, start, end);
+	g->grown_bytes = NF_MAX(g->grown_bytes, end); /* also when it is zeroed later */
 }
 
 void nf_group_zeroed(struct nf_group *g, uint64_t start, uint64_t end)
@@ -62,6 +63,7 @@ void nf_group_truncated(struct nf_group *g, uint64_t size_bytes)
 {
 	changed(g);
 	g->least_size_bytes = NF_MIN(g->least_size_bytes, size_bytes);
+	g->grown_bytes = NF_MIN(g->grown_bytes, size_bytes);
 	nf_rangeset_remove(&g->ranges, size_bytes, UINT64_MAX);
 }
 

@@ -18,7 +18,7 @@ struct nf_group {
 	uint64_t number;
 	uint64_t least_size_bytes;  /* UINT64_MAX: never truncated */
 	uint64_t size_bytes;        /* at closing, and what its last writers made of it */
-	uint64_t grown_bytes;       /* greatest size set by growing without data; 0: none */
+	uint64_t grown_bytes;       /* what it made the size at least; 0: nothing */
 	uint64_t since_ns;          /* first change */
 	unsigned nr_writers;        /* admitted, not yet done */
 	unsigned nr_requests;       /* that have blocks of it */
