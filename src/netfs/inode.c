@@ -77,6 +77,12 @@ void nf_kick_later(struct nf_ictx_priv *p)
 	nf_pool_add(p->lib->pool, &p->kick_work);
 }
 
+void nf_ic_unlock_later(struct nf_ictx_priv *p)
+{
+	nf_lock_drop(&p->lock);
+	nf_kick_later(p);
+}
+
 static void back_off_over(struct nf_timer *t)
 {
 	struct nf_ictx_priv *p = nf_container_of(t, struct nf_ictx_priv, backoff);

@@ -103,7 +103,7 @@ void nf_invalidate(struct nf_ictx *ic, uint64_t start, uint64_t end, uint64_t si
 	make_stale_locked(p, nf_block_down(p, start), nf_block_up(p, end));
 	forget_clean_locked(p, nf_block_down(p, start), nf_block_up(p, end));
 	set_sizes_locked(p, size_bytes, zero_point_bytes);
-	nf_ic_unlock(p, NULL);
+	nf_ic_unlock_later(p);
 }
 
 static void cancel_requests_locked(struct nf_ictx_priv *p)
