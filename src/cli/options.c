@@ -228,7 +228,7 @@ void nf_options_deinit(struct nf_options *o)
 {
 	for (size_t i = 0; i < NF_ARRAY_LEN(table); i++) {
 		if (table[i].type == NF_OPT_TEXT)
-			free(*(char **)((char *)o + table[i].at));
+			free(*(char **)(void *)((char *)o + table[i].at));
 	}
 	nf_text_deinit(&o->kernel);
 	*o = (struct nf_options){ 0 };
