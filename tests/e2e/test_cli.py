@@ -9,11 +9,15 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 
 import pytest
 
-from conftest import is_mounted, wait_for
+from conftest import ROOT, is_mounted, wait_for
+
+sys.path.insert(0, str(ROOT / "tests" / "lib"))
+import servers  # noqa: E402
 
 OK, ERROR, USAGE, KEY, DENIED, OFFLINE, NO_VAULT, FOREIGN, BUSY, FULL, DAMAGED, MOUNT, NOT_MOUNTED = range(13)
 COMMANDS = ["init", "mount", "umount", "status", "sync", "key", "ls", "cat", "get", "check", "stats", "regions",
@@ -415,14 +419,13 @@ def test_check_finds_what_is_damaged(vault):
 
 
 def test_a_webdav_server_with_a_password(site):
-    import servers
     right, wrong = site.stage.dir / "right", site.stage.dir / "wrong"
     right.write_text("s3cret\n")
     wrong.write_text("other\n")
     right.chmod(0o600)
     wrong.chmod(0o600)
     with servers.start("apache", auth=("me", "s3cret")) as s:
-        url = s.dav_url.replace("://", "://me@").rstrip("/") + "/vault"
+        url = f"dav://me@127.0.0.1:{s.port}/vault"
         site.run("init", url, "--kdf-cost", "15", "--dav-password-file", wrong, code=DENIED)
         site.run("init", url, "--kdf-cost", "15", "--dav-password-file", right)
         site.run("mount", url, site.mnt, "-o", f"dav_password_file={right}")
