@@ -79,7 +79,7 @@ static struct nf_op attr_op(const struct nf_call *c, const struct nf_inode_item 
 	op.now.ctime = now;
 	if (c->mask & NF_SET_MODE)
 		mode = (item->mode & S_IFMT) | (c->attr.mode & 07777);
-	if (c->mask & NF_SET_KILL_SUIDGID && S_ISREG(mode)) {
+	if (c->mask & NF_SET_KILL_SUIDGID && !S_ISDIR(mode)) {
 		mode &= ~(uint32_t)S_ISUID;
 		if (mode & S_IXGRP)
 			mode &= ~(uint32_t)S_ISGID;
