@@ -1,25 +1,28 @@
 #!/bin/sh
-# Installs what of a package list is missing (Debian, as root or by sudo).
-# Usage: tests/install.sh LIST
+# Installs the packages of tests/packages.txt that are missing: install.sh build|test
+# By apt, as root or through sudo.  Servers among them are not started.
 set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+want=$(sed -e "$([ "${1:-test}" = build ] && echo '/tests only/,$d')" -e 's/#.*//' "$here/packages.txt")
 missing=
-for p in $(sed 's/#.*//' "$1"); do
-	dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
+for p in $want; do
+	dpkg-query -W -f '${db:Status-Abbrev}' "$p" 2>/dev/null | grep -q '^ii' || missing="$missing $p"
 done
 [ -n "$missing" ] || exit 0
 echo "installing:$missing"
 sudo=
-[ "$(id -u)" = 0 ] || sudo=sudo
-# Servers are started by the tests, on their own ports, not by their packages.
+if [ "$(id -u)" != 0 ]; then
+	sudo=$(command -v sudo) || { echo "missing packages; as root do: apt-get install$missing" >&2; exit 1; }
+fi
+# Debian starts a server when it is installed unless this file says no; one that is there already stays as it is.
 policy=/usr/sbin/policy-rc.d
 made=
-if [ ! -e "$policy" ]; then
+if [ ! -e $policy ]; then
+	printf '#!/bin/sh\nexit 101\n' | $sudo tee $policy >/dev/null
+	$sudo chmod 755 $policy
 	made=1
-	printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
-	$sudo chmod 755 "$policy"
+	trap '[ -z "$made" ] || $sudo rm -f $policy' EXIT
 fi
-trap 'if [ -n "$made" ]; then $sudo rm -f "$policy"; fi' EXIT
-export DEBIAN_FRONTEND=noninteractive
 $sudo apt-get update -qq
-# shellcheck disable=SC2086
-$sudo apt-get install -y -qq --no-install-recommends $missing >/dev/null
+# shellcheck disable=SC2086 # a list
+$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null

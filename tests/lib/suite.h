@@ -1,5 +1,7 @@
 /* tests/lib/suite.h - what every check program has: main(), TAP, loops by seed.
  *
+ * With FOLIOFS_CHECK_PLAIN=1 in the environment Check's own summary is printed instead of TAP.
+ *
  * With FOLIOFS_CHECK_PLAIN in the environment a program prints Check's own summary
  * instead of TAP.
  *
@@ -10,6 +12,7 @@
 
 #undef NDEBUG
 #include <check.h>
+#include <stdbool.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
