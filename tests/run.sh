@@ -58,11 +58,11 @@ plain_programs()
 
 build build-asan -Db_sanitize=address,undefined -Dlock_check=true -Dparanoid=true
 step 900 "all programs, address and undefined-behaviour sanitizers" \
-	meson test -C build-asan --no-rebuild --print-errorlogs --no-suite e2e -j "$jobs"
+	meson test -C build-asan --no-rebuild --print-errorlogs --no-suite e2e --num-processes "$jobs"
 
 build build-tsan -Db_sanitize=thread
 step 900 "programs with threads, thread sanitizer" \
-	meson test -C build-tsan --no-rebuild --print-errorlogs --suite unit --suite model --suite proto -j "$jobs"
+	meson test -C build-tsan --no-rebuild --print-errorlogs --suite unit --suite model --suite proto --num-processes "$jobs"
 
 build build
 echo "== check programs, plain"
