@@ -11,7 +11,6 @@
  *	mixed      everything
  *
  * Prints its seed, and at a difference the last operations. */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -365,8 +364,15 @@ static void one(enum op op)
 	case OP_DROP:
 		drop();
 		break;
-	default:
+	case OP_PUNCH:
+	case OP_ZERO:
+	case OP_ZERO_KEEP:
+	case OP_FALLOCATE:
+	case OP_FALLOCATE_KEEP:
 		fallocate_op(op, off, len);
+		break;
+	case OP_NR:
+		break;
 	}
 }
 
