@@ -247,6 +247,7 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	v->fs.read_only = o->read_only;
 	v->store = o->store;
 	v->lock_fd = -1;
+	atomic_init(&v->room_bytes, UINT64_MAX / 2);
 	v->host = strdup(o->host ? o->host : host);
 	v->read_only = o->read_only;
 	v->fsync_remote = o->fsync_remote;
