@@ -20,6 +20,7 @@ enum {
 	POOL_THREADS = 4,
 	NODE_THREADS = 2,
 	CLAIM_TRIES = 8,
+	MIN_FREE_BYTES = 64 << 20, /* the cache never takes the room that journal and state live from */
 	COUNTER_SLACK = 1 << 16, /* numbers skipped after a restart: what was used and not remembered */
 };
 
@@ -43,7 +44,8 @@ static int open_local(struct nf_vault *v, const struct nf_vault_options *o)
 	if (r < 0)
 		return r;
 	struct nf_cache_options c = { .dir = o->cache_dir, .size_limit_bytes = o->cache_size_bytes,
-				      .min_free_bytes = o->min_free_bytes, .files = &nf_file_real,
+				      .min_free_bytes = NF_MAX(o->min_free_bytes, (uint64_t)MIN_FREE_BYTES),
+				      .files = &nf_file_real,
 				      .aio = v->aio };
 	return nf_cache_open(&c, &v->cache);
 }
