@@ -29,6 +29,9 @@ int nf_acl_follow(struct nf_vault *v, uint64_t ino, uint32_t mode, struct timesp
 
 /* The file was written to: times, and the next cut asks it. */
 void nf_vnode_touch(struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);
+/* After a change that moved no byte (a truncation to the size it has, a hole punched into a hole) no group will tell the
+ * times: an operation does.  Nothing to do otherwise. 0, NF_TREE_WANT or an error. */
+int nf_vnode_log_times(struct nf_vnode *vn, struct nf_want *w) NF_REQUIRES(vn->v->ns);
 
 /* A file of at most NF_INLINE_MAX bytes has no block, its content is in the inode.  Before it grows beyond that by anything
  * but a write over all of it, its bytes are written again, so that they become a block by the ordinary
