@@ -30,10 +30,12 @@ static uint64_t group_size(const struct nf_wreq *wq)
 static bool has_dirty(const struct nf_wreq *wq, unsigned i)
 {
 	uint64_t start = block_start(wq, i);
+	uint64_t end = start + wq->p->ic->block_bytes;
 	const struct nf_region *rg = nf_regions_at(&wq->p->dirty, start);
 
-	return rg && rg->start < start + wq->p->ic->block_bytes && rg->group == wq->group &&
-	       start < group_size(wq);
+	while (rg && rg->start < end && rg->group != wq->group)
+		rg = nf_regions_next(rg);
+	return rg && rg->start < end && start < group_size(wq);
 }
 
 static bool is_missing(const struct nf_wreq *wq, unsigned i)
@@ -122,12 +124,14 @@ static void take_regions_locked(struct nf_wreq *wq, unsigned i)
 	struct nf_region *rg, *next;
 
 	for (rg = nf_regions_at(&p->dirty, start); rg && rg->start < end; rg = next) {
-		NF_ASSERT(rg->group == wq->group);
+		next = nf_regions_next(rg);
+		if (rg->group != wq->group)
+			continue; /* only where an invalidation lengthened an old truncation */
 		if (rg->start < start)
 			rg = nf_regions_split(&p->dirty, rg, start);
 		if (rg->end > end)
 			(void)nf_regions_split(&p->dirty, rg, end);
-		next = nf_regions_next(rg);
+		next = nf_regions_next(rg); /* splitting made another */
 		nf_list_del(&rg->link);
 		nf_regions_remove(&p->dirty, rg);
 		nf_region_move(rg, NF_REGION_FLUSHING, "flushing");

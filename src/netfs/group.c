@@ -53,7 +53,7 @@ uint64_t nf_group_close(struct nf_ictx *ic)
 
 	nf_ic_lock(p);
 	uint64_t number = nf_group_close_locked(p);
-	nf_ic_unlock(p, NULL);
+	nf_ic_unlock_later(p);
 	return number;
 }
 

@@ -77,6 +77,12 @@ void nf_kick_later(struct nf_ictx_priv *p)
 	nf_pool_add(p->lib->pool, &p->kick_work);
 }
 
+void nf_ic_unlock_later(struct nf_ictx_priv *p)
+{
+	nf_lock_drop(&p->lock);
+	nf_kick_later(p);
+}
+
 static void back_off_over(struct nf_timer *t)
 {
 	struct nf_ictx_priv *p = nf_container_of(t, struct nf_ictx_priv, backoff);
@@ -347,7 +353,8 @@ void nf_folios_recheck_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t e
 
 	while (start < end && (f = nf_mapping_next(&p->mapping, start))) {
 		if (f->pos_bytes < end && !nf_range_in_use_locked(p, f->pos_bytes, nf_folio_end(f))) {
-			if (drop || nothing_uptodate(f))
+			/* 2: the mapping's and ours; a read under way will fill it otherwise. */
+			if (drop || (nothing_uptodate(f) && atomic_load(&f->refs) == 2))
 				nf_folio_drop(f);
 			else
 				nf_folio_set_clean(f);

@@ -13,19 +13,14 @@
 static void forget_clean_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end)
 {
 	struct nf_folio *f;
-	uint64_t pos = start;
 
-	while (pos < end && (f = nf_mapping_next(&p->mapping, pos)) != NULL) {
+	for (uint64_t pos = start; pos < end && (f = nf_mapping_next(&p->mapping, pos));) {
 		pos = nf_folio_end(f);
-		if (f->pos_bytes >= end) {
-			nf_folio_unpin(f);
-			break;
-		}
 		nf_folio_clear_uptodate(f, start, end);
-		/* Without pages that count and without dirty bytes it is of no use. */
-		nf_folios_recheck_locked(p, f->pos_bytes, pos, false);
 		nf_folio_unpin(f);
 	}
+	/* Folios without pages that count and without dirty bytes are of no use. */
+	nf_folios_recheck_locked(p, start, end, false);
 }
 
 static void make_stale_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end)
@@ -44,15 +39,25 @@ static void make_stale_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t e
 	}
 }
 
-static uint64_t last_local_byte_locked(struct nf_ictx_priv *p)
+/* Where local changes that have not drained reach to; part of them may be stored already. */
+static uint64_t local_data_end_locked(struct nf_ictx_priv *p)
 {
 	uint64_t end = 0;
 
-	for (struct nf_region *rg = nf_regions_at(&p->dirty, 0); rg; rg = nf_regions_next(rg))
-		end = nf_region_is_zero(rg) ? end : rg->end;
-	for (struct nf_region *rg = nf_regions_at(&p->flushing, 0); rg; rg = nf_regions_next(rg))
-		end = nf_region_is_zero(rg) ? end : NF_MAX(end, rg->end);
+	nf_list_for_each(g, &p->groups, struct nf_group, link) {
+		uint64_t g_end = nf_rangeset_end(&g->ranges);
+		end = NF_MAX(end, g_end);
+	}
 	return end;
+}
+
+static uint64_t local_size_locked(struct nf_ictx_priv *p)
+{
+	uint64_t size = local_data_end_locked(p);
+
+	nf_list_for_each(g, &p->groups, struct nf_group, link)
+		size = NF_MAX(size, g->grown_bytes);
+	return size;
 }
 
 static struct nf_group *truncated_group_locked(struct nf_ictx_priv *p)
@@ -69,25 +74,21 @@ static struct nf_group *truncated_group_locked(struct nf_ictx_priv *p)
 static void set_sizes_locked(struct nf_ictx_priv *p, uint64_t size, uint64_t zero_point)
 {
 	struct nf_group *g = truncated_group_locked(p);
-	uint64_t local = last_local_byte_locked(p), old = nf_block_up(p, p->zero_point);
-	uint64_t flushing_end = 0;
+	uint64_t data_end = local_data_end_locked(p), old = nf_block_up(p, p->zero_point);
+	uint64_t local = local_size_locked(p);
 
-	for (struct nf_region *rg = nf_regions_at(&p->flushing, 0); rg; rg = nf_regions_next(rg))
-		flushing_end = rg->end;
 	zero_point = NF_MIN(zero_point, size);
 	if (g && zero_point > old) {
-		/* What it cut off reaches further than it knew. */
+		/* What it cut off reaches further than it knew; what was written since stays. */
 		struct nf_region *d = nf_region_new(NF_REGION_TRUNCATE, old, nf_block_up(p, zero_point));
-		d->state = NF_REGION_ACTIVE;
+		d->state = NF_REGION_FLUSHING;
 		d->group = g;
 		d->seq = ++p->seq;
-		nf_region_move(d, NF_REGION_DIRTY, "truncated further");
-		nf_list_add_tail(&g->dirty, &d->link);
-		(void)nf_regions_merge(&p->dirty, d, &p->region_ops);
+		nf_regions_redirty(&p->dirty, d, &g->dirty, &p->region_ops);
 	}
 	if (!g)
 		nf_set_i_size_locked(p, NF_MAX(size, local));
-	p->zero_point = g ? NF_MAX(p->zero_point, zero_point) : NF_MAX(zero_point, flushing_end);
+	p->zero_point = g ? NF_MAX(p->zero_point, zero_point) : NF_MAX(zero_point, data_end);
 }
 
 void nf_invalidate(struct nf_ictx *ic, uint64_t start, uint64_t end, uint64_t size_bytes,
@@ -102,7 +103,7 @@ void nf_invalidate(struct nf_ictx *ic, uint64_t start, uint64_t end, uint64_t si
 	make_stale_locked(p, nf_block_down(p, start), nf_block_up(p, end));
 	forget_clean_locked(p, nf_block_down(p, start), nf_block_up(p, end));
 	set_sizes_locked(p, size_bytes, zero_point_bytes);
-	nf_ic_unlock(p, NULL);
+	nf_ic_unlock_later(p);
 }
 
 static void cancel_requests_locked(struct nf_ictx_priv *p)

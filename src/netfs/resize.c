@@ -94,7 +94,7 @@ static void grow_locked(struct nf_ictx_priv *p, struct nf_writer *w, uint64_t si
 {
 	if (size <= nf_size(p))
 		return;
-	nf_group_touched(w->rg->group);
+	nf_group_grew(w->rg->group, size);
 	nf_set_i_size_locked(p, size);
 }
 

@@ -298,6 +298,8 @@ void nf_todo_init(struct nf_todo *todo);
 void nf_ic_unlock_todo(struct nf_ictx_priv *p, struct nf_todo *todo) NF_RELEASE(p->lock);
 /* Has a pass made on the pool. */
 void nf_kick_later(struct nf_ictx_priv *p);
+/* For callers that hold locks of the filesystem's: what follows is done, and called back, by the pool. */
+void nf_ic_unlock_later(struct nf_ictx_priv *p) NF_RELEASE(p->lock);
 /* Memory is short: this inode is told when some is freed, and dirty ones start to store. */
 void nf_starve(struct nf_ictx_priv *p);
 void nf_set_i_size_locked(struct nf_ictx_priv *p, uint64_t size);

@@ -31,31 +31,39 @@ void nf_group_free(struct nf_group *g)
 	free(g);
 }
 
-void nf_group_touched(struct nf_group *g)
+static void changed(struct nf_group *g)
 {
 	if (!g->changed)
 		g->since_ns = nf_clock_ns();
 	g->changed = true;
 }
 
+void nf_group_grew(struct nf_group *g, uint64_t size_bytes)
+{
+	changed(g);
+	g->grown_bytes = NF_MAX(g->grown_bytes, size_bytes);
+}
+
 void nf_group_wrote(struct nf_group *g, uint64_t start, uint64_t end)
 {
-	nf_group_touched(g);
+	changed(g);
 	nf_rangeset_add(&g->ranges, start, end);
 	nf_rangeset_remove(&g->holes, start, end);
+	g->grown_bytes = NF_MAX(g->grown_bytes, end); /* also when it is zeroed later */
 }
 
 void nf_group_zeroed(struct nf_group *g, uint64_t start, uint64_t end)
 {
-	nf_group_touched(g);
+	changed(g);
 	nf_rangeset_remove(&g->ranges, start, end);
 	nf_rangeset_add(&g->holes, start, end);
 }
 
 void nf_group_truncated(struct nf_group *g, uint64_t size_bytes)
 {
-	nf_group_touched(g);
+	changed(g);
 	g->least_size_bytes = NF_MIN(g->least_size_bytes, size_bytes);
+	g->grown_bytes = NF_MIN(g->grown_bytes, size_bytes);
 	nf_rangeset_remove(&g->ranges, size_bytes, UINT64_MAX);
 }
 

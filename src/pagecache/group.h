@@ -18,6 +18,7 @@ struct nf_group {
 	uint64_t number;
 	uint64_t least_size_bytes;  /* UINT64_MAX: never truncated */
 	uint64_t size_bytes;        /* at closing, and what its last writers made of it */
+	uint64_t grown_bytes;       /* what it made the size at least; 0: nothing */
 	uint64_t since_ns;          /* first change */
 	unsigned nr_writers;        /* admitted, not yet done */
 	unsigned nr_requests;       /* that have blocks of it */
@@ -33,8 +34,8 @@ struct nf_group *nf_group_new(uint64_t number);
 /* No region, writer or request may refer to it. */
 void nf_group_free(struct nf_group *g);
 
-/* Something that is neither data nor zeros: the size grew. */
-void nf_group_touched(struct nf_group *g);
+/* The size grew without data. */
+void nf_group_grew(struct nf_group *g, uint64_t size_bytes);
 void nf_group_wrote(struct nf_group *g, uint64_t start, uint64_t end);
 void nf_group_zeroed(struct nf_group *g, uint64_t start, uint64_t end);
 void nf_group_truncated(struct nf_group *g, uint64_t size_bytes);

@@ -106,3 +106,10 @@ bool nf_rangeset_next(const struct nf_rangeset *s, uint64_t pos, uint64_t *start
 	*end = r->end;
 	return true;
 }
+
+uint64_t nf_rangeset_end(const struct nf_rangeset *s)
+{
+	const struct range *r = range_of(nf_avl_last(&s->tree));
+
+	return r ? r->end : 0;
+}

@@ -18,5 +18,7 @@ void nf_rangeset_add(struct nf_rangeset *s, uint64_t start, uint64_t end);
 void nf_rangeset_remove(struct nf_rangeset *s, uint64_t start, uint64_t end);
 /* The first range that ends after POS; false: none. */
 bool nf_rangeset_next(const struct nf_rangeset *s, uint64_t pos, uint64_t *start, uint64_t *end);
+/* One past the last byte; 0 for an empty set. */
+uint64_t nf_rangeset_end(const struct nf_rangeset *s);
 
 #endif

@@ -76,10 +76,8 @@ static void damage(struct call *c)
 		op->transferred_bytes /= 2;
 }
 
-static void put_locked(struct call *c) NF_REQUIRES(c->f->lock)
+static void put_locked(struct fault *f, struct call *c) NF_REQUIRES(f->lock)
 {
-	struct fault *f = c->f;
-
 	if (--c->refs)
 		return;
 	nf_list_del(&c->link);
@@ -95,6 +93,8 @@ static void call_end(struct nf_work *w)
 	struct fault *f = c->f;
 	struct nf_store_op *op = c->op;
 
+	/* A call cancelled while it waited is still on the timer's list. */
+	nf_timer_cancel(f->timers, &c->timer);
 	if (!c->result && op->verb == NF_STORE_GET)
 		damage(c);
 	op->error = c->result;
@@ -102,14 +102,14 @@ static void call_end(struct nf_work *w)
 		nf_store_op_deinit(op);
 	op->done(op);
 	nf_lock_take(&f->lock);
-	put_locked(c);
+	put_locked(f, c);
 	nf_lock_drop(&f->lock);
 }
 
-static void finish_locked(struct call *c) NF_REQUIRES(c->f->lock)
+static void finish_locked(struct fault *f, struct call *c) NF_REQUIRES(f->lock)
 {
 	c->state = CALL_ENDING;
-	nf_pool_add(c->f->pool, &c->work);
+	nf_pool_add(f->pool, &c->work);
 }
 
 static bool changes(const struct nf_store_op *op)
@@ -124,14 +124,13 @@ static void timer_fired(struct nf_timer *t)
 
 	nf_lock_take(&f->lock);
 	if (c->state == CALL_WAITING)
-		finish_locked(c);
+		finish_locked(f, c);
 	nf_lock_drop(&f->lock);
 }
 
 /* Ends C with RESULT after its delays; BYTES of body pass the rate. */
-static void wait_locked(struct call *c, int result, uint64_t bytes) NF_REQUIRES(c->f->lock)
+static void wait_locked(struct fault *f, struct call *c, int result, uint64_t bytes) NF_REQUIRES(f->lock)
 {
-	struct fault *f = c->f;
 	uint64_t now_ns = nf_clock_ns(), at_ns = now_ns;
 
 	c->result = result;
@@ -142,7 +141,7 @@ static void wait_locked(struct call *c, int result, uint64_t bytes) NF_REQUIRES(
 	}
 	at_ns += c->plan.delay_ms * NF_NS_PER_MS;
 	if (at_ns == now_ns || c->cancelled) {
-		finish_locked(c);
+		finish_locked(f, c);
 		return;
 	}
 	c->state = CALL_WAITING;
@@ -152,12 +151,12 @@ static void wait_locked(struct call *c, int result, uint64_t bytes) NF_REQUIRES(
 /* -- the way down and back -- */
 
 /* What the caller is told, given what the store below said. */
-static int verdict_locked(struct call *c) NF_REQUIRES(c->f->lock)
+static int verdict_locked(struct fault *f, struct call *c) NF_REQUIRES(f->lock)
 {
-	struct nf_store_fault_counts *n = &c->f->counts;
+	struct nf_store_fault_counts *n = &f->counts;
 	int r = c->inner.error;
 
-	if (c->f->offline && !c->cancelled) {
+	if (f->offline && !c->cancelled) {
 		n->lost++;
 		return changes(c->op) ? -NF_E_STORE_UNKNOWN_OUTCOME : -NF_E_OFFLINE;
 	}
@@ -199,7 +198,7 @@ static void below_done(struct nf_store_op *inner)
 	/* A cancel that is in the store below may use `inner` until this returns. */
 	while (c->cancelling)
 		nf_cond_wait(&f->idle, &f->lock);
-	wait_locked(c, verdict_locked(c), inner->transferred_bytes);
+	wait_locked(f, c, verdict_locked(f, c), inner->transferred_bytes);
 	nf_lock_drop(&f->lock);
 }
 
@@ -222,24 +221,22 @@ static int shorten(struct call *c)
 }
 
 /* Decides C without the store below, or returns true when it must be asked. */
-static bool passes_locked(struct call *c) NF_REQUIRES(c->f->lock)
+static bool passes_locked(struct fault *f, struct call *c) NF_REQUIRES(f->lock)
 {
-	struct fault *f = c->f;
-
 	if (c->cancelled) {
-		wait_locked(c, -NF_E_CANCELLED, 0);
+		wait_locked(f, c, -NF_E_CANCELLED, 0);
 		return false;
 	}
 	if (f->offline || c->plan.drop) {
 		f->counts.dropped++;
-		wait_locked(c, -NF_E_OFFLINE, 0);
+		wait_locked(f, c, -NF_E_OFFLINE, 0);
 		return false;
 	}
 	if (c->plan.status) {
 		f->counts.refused++;
 		if (c->plan.status == 413 && c->op->verb == NF_STORE_PUT)
 			nf_store_lower_max_put(&f->base, c->op->length_bytes);
-		wait_locked(c, nf_status_error((long)c->plan.status), 0);
+		wait_locked(f, c, nf_status_error((long)c->plan.status), 0);
 		return false;
 	}
 	c->state = CALL_PASSING;
@@ -248,10 +245,8 @@ static bool passes_locked(struct call *c) NF_REQUIRES(c->f->lock)
 	return true;
 }
 
-static void cancel_below_locked(struct call *c) NF_REQUIRES(c->f->lock)
+static void cancel_below_locked(struct fault *f, struct call *c) NF_REQUIRES(f->lock)
 {
-	struct fault *f = c->f;
-
 	c->cancelling++;
 	nf_lock_drop(&f->lock);
 	nf_store_cancel(f->below, &c->inner);
@@ -276,17 +271,19 @@ static void pass(struct call *c)
 	if (c->state == CALL_PASSING) {
 		c->state = CALL_BELOW;
 		if (c->cancelled)
-			cancel_below_locked(c);
+			cancel_below_locked(f, c);
 	}
-	put_locked(c);
+	put_locked(f, c);
 	nf_lock_drop(&f->lock);
 }
 
 static void go(struct call *c)
 {
-	nf_lock_take(&c->f->lock);
-	bool down = passes_locked(c);
-	nf_lock_drop(&c->f->lock);
+	struct fault *f = c->f;
+
+	nf_lock_take(&f->lock);
+	bool down = passes_locked(f, c);
+	nf_lock_drop(&f->lock);
 	if (down)
 		pass(c);
 }
@@ -318,7 +315,7 @@ static void fault_submit(struct nf_store *s, struct nf_store_op *op)
 	if (c->plan.hold)
 		f->counts.held++;
 	else
-		down = passes_locked(c);
+		down = passes_locked(f, c);
 	nf_lock_drop(&f->lock);
 	if (down)
 		pass(c);
@@ -333,12 +330,12 @@ static void fault_cancel(struct nf_store *s, struct nf_store_op *op)
 	c->cancelled = true;
 	if (c->state == CALL_HELD) {
 		c->result = -NF_E_CANCELLED;
-		finish_locked(c);
+		finish_locked(f, c);
 	} else if (c->state == CALL_WAITING) {
 		/* Its outcome is known and only late: the truth is told now. */
-		finish_locked(c);
+		finish_locked(f, c);
 	} else if (c->state == CALL_BELOW) {
-		cancel_below_locked(c);
+		cancel_below_locked(f, c);
 	}
 	nf_lock_drop(&f->lock);
 }
@@ -353,7 +350,7 @@ static void fault_free(struct nf_store *s)
 	nf_list_for_each(c, &f->calls, struct call, link) {
 		if (c->state == CALL_HELD) {
 			c->result = -NF_E_CANCELLED;
-			finish_locked(c);
+			finish_locked(f, c);
 		}
 	}
 	while (!nf_list_empty(&f->calls))

@@ -520,33 +520,56 @@ static void write_stored(struct nf_wreq *wq)
 
 /* --- groups ------------------------------------------------------------------------------------ */
 
-/* Blocks that lie wholly in a punched range, and were not written again, become holes. */
-static int add_holes(struct nf_vnode *vn, const struct nf_group_info *g)
+/* Blocks [from, to) of the group become holes: said explicitly below CUT (the blocks from there on are cut off as a whole before the
+ * group's own come), merely not mentioned above. */
+static int hole_blocks(struct nf_vnode *vn, uint64_t group, uint64_t from, uint64_t to, uint64_t cut)
+{
+	for (uint64_t b = from; b < NF_MIN(to, cut);) {
+		uint64_t first = b / NF_WINDOW_BLOCKS * NF_WINDOW_BLOCKS;
+		struct nf_acc *a = nf_acc_find(vn, first, group);
+		if (!a) {
+			a = calloc(1, sizeof *a);
+			if (!a)
+				return nf_fail(-ENOMEM);
+			a->first_block = first;
+			a->group = group;
+			nf_acc_add(vn, a);
+		}
+		for (; b < NF_MIN(to, cut) && b < first + NF_WINDOW_BLOCKS; b++) {
+			a->known[b - first] = true;
+			memset(&a->refs[b - first], 0, sizeof a->refs[0]);
+		}
+	}
+	for (struct nf_avl_node *n = nf_avl_first(&vn->acc); n; n = nf_avl_next(n)) {
+		struct nf_acc *a = nf_container_of(n, struct nf_acc, node);
+		if (a->group != group)
+			continue;
+		for (uint64_t k = 0; k < NF_WINDOW_BLOCKS; k++) {
+			uint64_t b = a->first_block + k;
+			if (b >= cut && b >= from && b < to)
+				a->known[k] = false;
+		}
+	}
+	return 0;
+}
+
+/* What was punched or cut off and not written again.  A hole up to the end of the file is a truncation by another
+ * name, whatever its size. */
+static int add_holes(struct nf_vnode *vn, const struct nf_group_info *g, uint64_t *least_size_bytes)
 {
 	uint32_t bs = 1u << vn->block_shift;
 
-	for (size_t i = 0; i < g->nr_holes; i++) {
-		uint64_t from = (g->holes[i].start + bs - 1) / bs, to = g->holes[i].end / bs;
+	for (size_t i = 0; i < g->nr_holes; i++)
 		if (g->holes[i].end >= g->size_bytes)
-			to = (g->size_bytes + bs - 1) / bs;
-		for (uint64_t b = from; b < to;) {
-			uint64_t first = b / NF_WINDOW_BLOCKS * NF_WINDOW_BLOCKS;
-			struct nf_acc *a = nf_acc_find(vn, first, g->group);
-			if (!a) {
-				a = calloc(1, sizeof *a);
-				if (!a)
-					return nf_fail(-ENOMEM);
-				a->first_block = first;
-				a->group = g->group;
-				nf_acc_add(vn, a);
-			}
-			for (; b < to && b < first + NF_WINDOW_BLOCKS; b++) {
-				if (a->known[b - first] && a->refs[b - first].sealed_len)
-					continue;
-				a->known[b - first] = true;
-				memset(&a->refs[b - first], 0, sizeof a->refs[0]);
-			}
-		}
+			*least_size_bytes = NF_MIN(*least_size_bytes, g->holes[i].start);
+	uint64_t cut = *least_size_bytes == UINT64_MAX ? UINT64_MAX
+						       : *least_size_bytes / bs + (*least_size_bytes % bs != 0);
+	for (size_t i = 0; i < g->nr_holes; i++) {
+		uint64_t from = g->holes[i].start / bs + (g->holes[i].start % bs != 0);
+		uint64_t to = g->holes[i].end >= g->size_bytes ? UINT64_MAX : g->holes[i].end / bs;
+		int r = hole_blocks(vn, g->group, from, to, cut);
+		if (r < 0)
+			return r;
 	}
 	return 0;
 }
@@ -602,12 +625,13 @@ static int log_group(struct nf_vnode *vn, const struct nf_group_info *g)
 		return 0; /* removed meanwhile: nobody will ask for it */
 	if (r)
 		return r < 0 ? r : nf_fail(-NF_E_TREE_BAD);
-	r = add_holes(vn, g);
+	uint64_t least = g->least_size_bytes;
+	r = add_holes(vn, g, &least);
 	struct nf_op op = {
 		.kind = NF_OP_DATA, .conflict_mode = NF_MODE_STASH, .ino = vn->ino, .stamp = item.stamp,
 		.time = vn->pending_times ? vn->change_time : nf_clock_real(),
 		.mtime = vn->pending_times ? vn->mtime : item.mtime,
-		.size_before = item.size_bytes, .least_size = g->least_size_bytes,
+		.size_before = item.size_bytes, .least_size = least,
 		.size_after = g->size_bytes,
 		.flags = (uint8_t)((g->appended ? NF_OPF_APPEND : 0) |
 				   (g->page_granular ? NF_OPF_PAGE_GRANULAR : 0)),
@@ -618,7 +642,7 @@ static int log_group(struct nf_vnode *vn, const struct nf_group_info *g)
 		op.flags |= NF_OPF_INLINE;
 	} else if (g->size_bytes <= NF_INLINE_MAX && item.flags & NF_INODE_INLINE &&
 		   !(first && first->known[0] && first->refs[0].sealed_len)) {
-		uint64_t keep_len = NF_MIN(g->size_bytes, g->least_size_bytes);
+		uint64_t keep_len = NF_MIN(g->size_bytes, least);
 		keep_len = NF_MIN(keep_len, (uint64_t)item.inline_len);
 		if (item.inline_len && !(first && first->known[0]))
 			memcpy(small, item.inline_data, keep_len);

@@ -1,4 +1,4 @@
-"""Runs storetool; where it is: FOLIOFS_BUILD, or build/ of the tree."""
+"""Runs storetool; where it is: NF_BUILD, or build/ of the tree."""
 import json
 import os
 import pathlib
@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/lib"))
-TOOL = pathlib.Path(os.environ.get("FOLIOFS_BUILD", ROOT / "build")) / "tests/storetool"
+TOOL = pathlib.Path(os.environ.get("NF_BUILD", ROOT / "build")) / "tests/e2e/storetool"
 
 
 def tool_lines(*args, timeout=60, env=None):

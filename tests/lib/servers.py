@@ -224,7 +224,7 @@ http {{
         command = getattr(self, f"command_{self.kind}")()
         env = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
         with open(self.base / "out.log", "wb") as out:
-            # A session of its own, so that its children end with it.
+            # A process group of its own, so that its children end with it.
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out,
                                             stderr=out, start_new_session=True, env=env)
         deadline = time.monotonic() + 20

@@ -13,6 +13,7 @@
 #undef NDEBUG
 #include <assert.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,19 +43,19 @@ struct toy {
 	struct nf_subreq *queue[TOY_QUEUE];
 	unsigned nr_queue;
 	bool held;              /* the worker does nothing */
-	unsigned p_later;       /* per mille of calls that end on the worker */
-	unsigned p_again;       /* ... that end with -EAGAIN */
-	unsigned p_error;       /* ... that end with -EIO */
-	int fail_writes;        /* every write fails with this */
-	int fail_reads;
+	atomic_uint p_later;       /* per mille of calls that end on the worker */
+	atomic_uint p_again;       /* ... that end with -EAGAIN */
+	atomic_uint p_error;       /* ... that end with -EIO */
+	atomic_int fail_writes;        /* every write fails with this */
+	atomic_int fail_reads;
 	struct toy_image now;
 	struct toy_image staged;/* blocks stored for the group that has not drained */
 	bool is_staged[TOY_BLOCKS];
 	struct toy_image kept;
 	uint64_t last_group;
-	unsigned nr_groups;
-	unsigned nr_reads;
-	unsigned nr_writes;
+	atomic_uint nr_groups;
+	atomic_uint nr_reads;
+	atomic_uint nr_writes;
 	unsigned nr_inits;      /* of requests, less their cleanups */
 	struct nf_group_info info; /* of the last group; arrays copied */
 	struct nf_range ranges[64];
@@ -512,13 +513,16 @@ static inline int toy_fallocate(struct toy *t, int mode, uint64_t pos, uint64_t 
 	return toy_wait_end(&w);
 }
 
-/* Drops what is clean. */
-static inline void toy_drop_cache(struct toy *t)
+/* As if others had changed the range, to what it was. */
+static inline void toy_invalidate(struct toy *t, uint64_t start, uint64_t end)
 {
 	pthread_mutex_lock(&t->lock);
 	uint64_t size = t->now.size;
 	pthread_mutex_unlock(&t->lock);
-	nf_invalidate(&t->ic, 0, UINT64_MAX - (8 << 20), size, size);
+	nf_invalidate(&t->ic, start, end, size, size);
 }
+
+/* Drops what is clean. */
+static inline void toy_drop_cache(struct toy *t) { toy_invalidate(t, 0, UINT64_C(1) << 40); }
 
 #endif

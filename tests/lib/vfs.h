@@ -339,6 +339,20 @@ static inline size_t vfs_ls(struct vfs *m, const char *path, struct vfs_names *o
 	return out->nr = k;
 }
 
+static inline void vfs_report(void *ctx, const char *line)
+{
+	(void)ctx;
+	fprintf(stderr, "check: %s\n", line);
+}
+
+/* Problems that nf_vault_check() finds, blocks included. */
+static inline uint64_t vfs_problems(struct vfs *m)
+{
+	struct nf_check_result r;
+	ck_assert_int_eq(nf_vault_check(m->v, true, vfs_report, NULL, &r), 0);
+	return r.problems;
+}
+
 static inline int vfs_sync(struct vfs *m) { return nf_vault_sync(m->v, NULL); }
 static inline int vfs_refresh(struct vfs *m) { return nf_vault_refresh(m->v); }
 

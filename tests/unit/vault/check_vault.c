@@ -59,6 +59,7 @@ START_TEST(another_machine_reads_what_was_synced)
 	ck_assert_int_eq(vfs_sync(&b), 0);
 	ck_assert_int_eq(vfs_refresh(&a), 0);
 	ck_assert_int_eq(vfs_checks(&a, "/moved", "changed by b"), 0);
+	ck_assert_uint_eq(vfs_problems(&b), 0);
 	vfs_unmount(&a);
 	vfs_unmount(&b);
 	free(big);
@@ -83,6 +84,7 @@ START_TEST(what_was_not_uploaded_survives_a_restart)
 	ck_assert_int_eq(vfs_sync(&a), 0);
 	struct vfs b = vfs_mount(&s, "b");
 	ck_assert_int_eq(vfs_check(&b, "/d/big", big, MIB + 5), 0);
+	ck_assert_uint_eq(vfs_problems(&b), 0);
 	vfs_unmount(&a);
 	vfs_unmount(&b);
 	free(big);
@@ -122,6 +124,7 @@ START_TEST(independent_changes_of_two_machines_merge)
 		snprintf(text, sizeof text, "from a %d", i);
 		ck_assert_int_eq(vfs_checks(&a, path, text), 0);
 	}
+	ck_assert_uint_eq(vfs_problems(&b), 0);
 	vfs_unmount(&a);
 	vfs_unmount(&b);
 	vfs_site_deinit(&s);
@@ -166,6 +169,7 @@ START_TEST(a_file_changed_by_both_is_kept_twice)
 		ck_assert_int_eq(vfs_check(&b, path, mine, 200000), 0);
 		free(mine);
 	}
+	ck_assert_uint_eq(vfs_problems(&b), 0);
 	vfs_unmount(&a);
 	vfs_unmount(&b);
 	free(big);
@@ -197,6 +201,7 @@ START_TEST(files_grow_shrink_and_have_holes)
 	ck_assert_int_eq(vfs_sync(&a), 0);
 	struct vfs b = vfs_mount(&s, "b");
 	ck_assert_int_eq(vfs_check(&b, "/f", want, 20000), 0);
+	ck_assert_uint_eq(vfs_problems(&b), 0);
 	vfs_unmount(&a);
 	vfs_unmount(&b);
 	free(want);

@@ -1,0 +1,277 @@
+/* foliofs key STORE list | add | remove ID | change | recovery */
+#include "base/error.h"
+#include "base/mem.h"
+#include "base/random.h"
+#include "cli/open.h"
+#include "daemon/paths.h"
+#include "daemon/unlock.h"
+#include "store/open.h"
+#include "vault/header_store.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <time.h>
+
+struct change {
+	struct nf_site *s;
+	struct nf_options *o;
+	struct nf_store *store;
+	struct nf_header *h;
+	const char *id;                        /* of a slot, hex or the beginning of it; NULL */
+	uint8_t used[NF_SLOT_ID_BYTES];        /* the slot that change replaces */
+	char recovery[NF_RECOVERY_TEXT_BYTES]; /* to be shown once stored */
+};
+
+static const char *kind_name(enum nf_slot_kind k)
+{
+	switch (k) {
+	case NF_SLOT_PASSPHRASE: return "passphrase";
+	case NF_SLOT_KEYFILE: return "key file";
+	case NF_SLOT_RECOVERY: return "recovery";
+	}
+	return "unknown";
+}
+
+/* --- list ------------------------------------------------------------------------------- */
+
+static void slot_json(struct nf_text *t, const struct nf_slot_info *s)
+{
+	nf_textf(t, "{\"id\":\"");
+	nf_text_hex(t, s->id, sizeof s->id);
+	nf_textf(t, "\",\"kind\":\"%s\",\"created_s\":%" PRIu64 ",\"log2_n\":%u,\"label\":", kind_name(s->kind),
+		 s->created_s, s->log2_n);
+	nf_text_json(t, s->label);
+	nf_textf(t, "}");
+}
+
+static void slot_line(struct nf_text *t, const struct nf_slot_info *s)
+{
+	time_t at = (time_t)s->created_s;
+	char when[32] = "";
+	struct tm tm;
+
+	if (localtime_r(&at, &tm))
+		(void)strftime(when, sizeof when, "%Y-%m-%d", &tm);
+	nf_text_hex(t, s->id, 4);
+	nf_textf(t, "  %-10s  %s  2^%u  %s\n", kind_name(s->kind), when, s->log2_n, s->label);
+}
+
+static enum nf_exit list(struct change *c)
+{
+	struct nf_slot_info slots[NF_SLOTS_MAX];
+	struct nf_text t = NF_TEXT_INIT;
+	size_t nr = nf_header_slots(c->h, slots, NF_SLOTS_MAX);
+	bool first = true;
+
+	nf_textf(&t, c->o->json ? "[" : "");
+	for (size_t i = 0; i < nr; i++) {
+		if (slots[i].tombstone)
+			continue;
+		if (c->o->json) {
+			nf_textf(&t, first ? "" : ",");
+			slot_json(&t, &slots[i]);
+		} else {
+			slot_line(&t, &slots[i]);
+		}
+		first = false;
+	}
+	nf_textf(&t, c->o->json ? "]\n" : "");
+	bool ok = nf_print(&t);
+	nf_text_deinit(&t);
+	return ok ? NF_EXIT_OK : NF_EXIT_ERROR;
+}
+
+/* --- changes ---------------------------------------------------------------------------- */
+
+/* Written as the next generation; the others learn of it when they next unlock. */
+static enum nf_exit save(struct change *c)
+{
+	nf_header_set_generation(c->h, nf_header_generation(c->h) + 1);
+	int r = nf_header_store_save(c->store, c->h, NULL);
+	if (r == 0)
+		r = nf_pin_save(c->s->address, c->h);
+	return r < 0 ? nf_site_complain(c->s, r, NULL) : NF_EXIT_OK;
+}
+
+static enum nf_exit complain(int r)
+{
+	if (r == -ENOSPC)
+		nf_complain("the vault has %d keys already; remove one first", NF_SLOTS_LIVE_MAX);
+	else if (r == -EBUSY)
+		nf_complain("this is the only key of the vault; without it nobody could open it");
+	else if (r == -NF_E_KDF_LIMIT)
+		nf_complain("--kdf-cost must be 15 to 20");
+	else
+		nf_complain("%s", nf_strerror(r));
+	return r == -NF_E_KDF_LIMIT ? NF_EXIT_USAGE : nf_exit_of(r);
+}
+
+static struct nf_kdf_params kdf_of(const struct nf_options *o)
+{
+	return (struct nf_kdf_params){ .log2_n = (unsigned)NF_MIN(o->kdf_cost, (uint64_t)63) };
+}
+
+static enum nf_exit add_slot(struct change *c, const char *label)
+{
+	struct nf_kdf_params kdf = kdf_of(c->o);
+	struct nf_text err = NF_TEXT_INIT;
+	uint8_t id[NF_SLOT_ID_BYTES];
+	struct nf_secret_buf buf;
+
+	int r = nf_secret_get_new(c->o, &buf, &err);
+	if (r < 0) {
+		nf_complain("%s", err.len ? err.s : nf_strerror(r));
+		nf_text_deinit(&err);
+		return NF_EXIT_USAGE;
+	}
+	nf_text_deinit(&err);
+	struct nf_secret s = nf_secret_of(&buf);
+	r = nf_header_slot_add(c->h, &s, &kdf, label, id);
+	nf_secret_deinit(&buf);
+	return r < 0 ? complain(r) : NF_EXIT_OK;
+}
+
+static enum nf_exit add(struct change *c) { return add_slot(c, c->o->label ? c->o->label : ""); }
+
+/* The only live slot whose id begins with HEX. */
+static int find_slot(const struct change *c, const char *hex, uint8_t id[NF_SLOT_ID_BYTES])
+{
+	struct nf_slot_info slots[NF_SLOTS_MAX];
+	size_t nr = nf_header_slots(c->h, slots, NF_SLOTS_MAX);
+	unsigned found = 0;
+
+	for (size_t i = 0; i < nr; i++) {
+		struct nf_text t = NF_TEXT_INIT;
+		nf_text_hex(&t, slots[i].id, sizeof slots[i].id);
+		if (!slots[i].tombstone && *hex && !strncmp(nf_text_str(&t), hex, strlen(hex))) {
+			memcpy(id, slots[i].id, NF_SLOT_ID_BYTES);
+			found++;
+		}
+		nf_text_deinit(&t);
+	}
+	return found == 1 ? 0 : found ? -ENOTUNIQ : -ENOENT;
+}
+
+static enum nf_exit take_away(struct change *c)
+{
+	uint8_t id[NF_SLOT_ID_BYTES];
+
+	int r = find_slot(c, c->id ? c->id : "", id);
+	if (r < 0) {
+		nf_complain("%s key with the id %s; see: foliofs key %s list", r == -ENOENT ? "there is no" : "more than one",
+			    c->id ? c->id : "(none given)", c->s->safe);
+		return NF_EXIT_USAGE;
+	}
+	r = nf_header_slot_remove(c->h, id);
+	return r < 0 ? complain(r) : NF_EXIT_OK;
+}
+
+/* The new one first: an interruption leaves both, never none. */
+static enum nf_exit change(struct change *c)
+{
+	struct nf_slot_info slots[NF_SLOTS_MAX];
+	size_t nr = nf_header_slots(c->h, slots, NF_SLOTS_MAX);
+	const char *label = c->o->label ? c->o->label : "";
+
+	for (size_t i = 0; i < nr && !c->o->label; i++) {
+		if (!memcmp(slots[i].id, c->used, sizeof c->used))
+			label = slots[i].label;
+	}
+	enum nf_exit e = add_slot(c, label);
+	if (e)
+		return e;
+	int r = nf_header_slot_remove(c->h, c->used);
+	return r < 0 ? complain(r) : NF_EXIT_OK;
+}
+
+static enum nf_exit recovery(struct change *c)
+{
+	struct nf_slot_info slots[NF_SLOTS_MAX];
+	struct nf_kdf_params kdf = kdf_of(c->o);
+	size_t nr = nf_header_slots(c->h, slots, NF_SLOTS_MAX);
+	uint8_t key[32], id[NF_SLOT_ID_BYTES];
+	struct nf_secret s = { .kind = NF_SLOT_RECOVERY, .p = key, .len = sizeof key };
+	int r = 0;
+
+	nf_random(key, sizeof key);
+	r = nf_recovery_format(key, c->recovery);
+	if (r == 0)
+		r = nf_header_slot_add(c->h, &s, &kdf, "recovery", id);
+	nf_wipe(key, sizeof key);
+	for (size_t i = 0; i < nr && r == 0; i++) {
+		if (slots[i].kind == NF_SLOT_RECOVERY && !slots[i].tombstone)
+			r = nf_header_slot_remove(c->h, slots[i].id);
+	}
+	return r < 0 ? complain(r) : NF_EXIT_OK;
+}
+
+static const struct {
+	const char *name;
+	enum nf_exit (*run)(struct change *c);
+	bool saves, needs_id;
+} verbs[] = {
+	{ "list", list, false, false },     { "add", add, true, false },           { "remove", take_away, true, true },
+	{ "change", change, true, false },  { "recovery", recovery, true, false },
+};
+
+/* The key is derived here, not in a child: this process ends soon. */
+static enum nf_exit open_header(struct change *c, bool replaces)
+{
+	struct nf_text err = NF_TEXT_INIT;
+	nf_auto_free char *where = NULL, *prompt = NULL;
+	struct nf_secret_buf buf;
+
+	if (asprintf(&prompt, "Passphrase for %s", c->s->safe) < 0)
+		return NF_EXIT_ERROR;
+	int r = nf_secret_get(c->o, prompt, false, &buf, &err);
+	if (r < 0) {
+		nf_complain("%s", err.len ? err.s : nf_strerror(r));
+		nf_text_deinit(&err);
+		return NF_EXIT_USAGE;
+	}
+	nf_text_deinit(&err);
+	struct nf_secret secret = nf_secret_of(&buf);
+	r = nf_store_open(c->s->address, &c->s->so, false, &c->store);
+	if (r == 0)
+		r = nf_header_open_by(c->store, &secret, &c->h, replaces ? c->used : NULL);
+	nf_secret_deinit(&buf);
+	if (r == 0)
+		r = nf_pin_check(c->s->address, c->h, &where);
+	return r < 0 ? nf_site_complain(c->s, r, where) : NF_EXIT_OK;
+}
+
+static enum nf_exit run_verb(struct change *c, size_t verb)
+{
+	enum nf_exit e = open_header(c, verbs[verb].run == change);
+
+	if (e == NF_EXIT_OK)
+		e = verbs[verb].run(c);
+	if (e == NF_EXIT_OK && verbs[verb].saves)
+		e = save(c);
+	if (e == NF_EXIT_OK && *c->recovery)
+		(void)printf("New recovery key, shown only now; the one before opens nothing any more:\n\n    %s\n",
+			     c->recovery);
+	nf_wipe(c->recovery, sizeof c->recovery);
+	nf_header_free(c->h);
+	nf_store_free(c->store);
+	return e;
+}
+
+enum nf_exit nf_cmd_key(struct nf_args *a)
+{
+	struct nf_site s;
+	struct change c = { .s = &s, .o = &a->opt, .id = a->arg[2] };
+	size_t verb = 0;
+
+	while (verb < NF_ARRAY_LEN(verbs) && strcmp(verbs[verb].name, a->arg[1]))
+		verb++;
+	if (verb == NF_ARRAY_LEN(verbs) || verbs[verb].needs_id != !!a->arg[2]) {
+		nf_complain("expected: foliofs key STORE list|add|remove ID|change|recovery");
+		return NF_EXIT_USAGE;
+	}
+	enum nf_exit e = nf_site_init(a->arg[0], &a->opt, &s);
+	if (e == NF_EXIT_OK)
+		e = run_verb(&c, verb);
+	nf_site_deinit(&s);
+	return e;
+}

@@ -1,0 +1,119 @@
+/* foliofs - the command table. */
+#include "base/error.h"
+#include "base/mem.h"
+#include "base/trace.h"
+#include "cli/cli.h"
+#include "daemon/unlock.h"
+
+#include <curl/curl.h>
+#include <fuse_lowlevel.h>
+#include <openssl/crypto.h>
+#include <stdio.h>
+#include <zstd.h>
+
+#define KEYS "\nIDs are shown by `list`; their beginning is enough.\n"
+
+static const struct nf_command commands[] = {
+	{ "init", "STORE", "Create a vault; prints its recovery key, once", NULL,
+	  NF_OPT_STORE | NF_OPT_INIT, 1, 1, nf_cmd_init },
+	{ "mount", "STORE DIR | NAME", "Mount a vault; returns when it is ready",
+	  "NAME is a section of ~/.config/foliofs/config or /etc/foliofs/config.\n",
+	  NF_OPT_STORE | NF_OPT_MOUNT | NF_OPT_FRONT, 1, 2, nf_cmd_mount },
+	{ "umount", "DIR", "Unmount; returns when everything is stored, on this machine or (--wait) on the server",
+	  NULL, NF_OPT_WAIT | NF_OPT_QUIET, 1, 1, nf_cmd_umount },
+	{ "status", "[DIR]", "Show what is not on the server yet, and more", NULL, NF_OPT_JSON, 0, 1, nf_cmd_status },
+	{ "sync", "[PATH]", "Send everything to the server now, and wait", NULL, NF_OPT_QUIET, 0, 1, nf_cmd_sync },
+	{ "key", "STORE list|add|remove ID|change|recovery", "Show and change what opens a vault", KEYS,
+	  NF_OPT_STORE | NF_OPT_KEY | NF_OPT_JSON, 2, 3, nf_cmd_key },
+	{ "ls", "STORE [PATH]", "List a directory of a vault without mounting it", NULL, NF_OPT_STORE | NF_OPT_JSON, 1, 2,
+	  nf_cmd_ls },
+	{ "cat", "STORE PATH", "Print a file of a vault without mounting it", NULL, NF_OPT_STORE, 2, 2, nf_cmd_cat },
+	{ "get", "STORE PATH [TARGET]", "Copy a file or directory out of a vault without mounting it", NULL,
+	  NF_OPT_STORE, 2, 3, nf_cmd_get },
+	{ "stats", "[DIR]", "Print the counters of a mount", NULL, NF_OPT_STATS, 0, 1, nf_cmd_stats },
+	{ "regions", "[DIR]", "List modified ranges not stored yet", NULL, 0, 0, 1, nf_cmd_regions },
+	{ "requests", "[DIR]", "List reads, writes and calls under way", NULL, 0, 0, 1, nf_cmd_requests },
+	{ "trace", "[DIR]", "Print events as they happen, until interrupted", NULL, NF_OPT_TRACE, 0, 1, nf_cmd_trace },
+};
+
+static const struct nf_command *find(const char *name)
+{
+	for (size_t i = 0; i < NF_ARRAY_LEN(commands); i++) {
+		if (!strcmp(commands[i].name, name))
+			return &commands[i];
+	}
+	return NULL;
+}
+
+static enum nf_exit print(struct nf_text *t)
+{
+	bool ok = nf_print(t);
+
+	nf_text_deinit(t);
+	return ok ? NF_EXIT_OK : NF_EXIT_ERROR;
+}
+
+static enum nf_exit usage(void)
+{
+	struct nf_text t = NF_TEXT_INIT;
+
+	nf_textf(&t, "Usage: foliofs COMMAND ...\n\n"
+		 "An encrypted folder on a server that need not be trusted.\n\nCommands:\n");
+	for (size_t i = 0; i < NF_ARRAY_LEN(commands); i++)
+		nf_textf(&t, "  %-10s %s\n", commands[i].name, commands[i].summary);
+	nf_textf(&t, "\nSTORE is davs://USER@HOST/PATH, file:///PATH, a path, https://HOST/PATH (read-only).\n"
+		 "`foliofs COMMAND --help` tells more; `foliofs --version` names the libraries.\n\nExit codes:\n");
+#define X(name, code, text) nf_textf(&t, "  %-4d %s\n", code, text);
+	NF_EXITS(X)
+#undef X
+	return print(&t);
+}
+
+static enum nf_exit version(void)
+{
+	struct nf_text t = NF_TEXT_INIT;
+
+	nf_textf(&t, "foliofs %s\n%s\nlibfuse %s\n%s\nzstd %s\n", NF_VERSION, curl_version(), fuse_pkgversion(),
+		 OpenSSL_version(OPENSSL_VERSION), ZSTD_versionString());
+	return print(&t);
+}
+
+static enum nf_exit run(const struct nf_command *cmd, int argc, char **argv)
+{
+	struct nf_text t = NF_TEXT_INIT;
+	struct nf_args a = { 0 };
+	enum nf_exit e;
+
+	if (nf_args_parse(cmd, argc, argv, &a, &t) < 0) {
+		nf_complain("%s (see: foliofs %s --help)", t.len ? t.s : nf_strerror(-NF_E_OPTION), cmd->name);
+		e = NF_EXIT_USAGE;
+	} else if (a.opt.help) {
+		nf_command_help(cmd, &t);
+		e = nf_print(&t) ? NF_EXIT_OK : NF_EXIT_ERROR;
+	} else {
+		nf_log_set(a.opt.verbose ? NF_LOG_DEBUG : NF_LOG_INFO);
+		e = cmd->run(&a);
+	}
+	nf_text_deinit(&t);
+	nf_options_deinit(&a.opt);
+	return e;
+}
+
+int main(int argc, char **argv)
+{
+	const char *name = strrchr(argv[0], '/') ? strrchr(argv[0], '/') + 1 : argv[0];
+
+	nf_process_harden();
+	if (!strncmp(name, "mount.", 6)) /* mount(8) runs mount.foliofs STORE DIR -o OPTIONS */
+		return (int)run(find("mount"), argc - 1, argv + 1);
+	if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help"))
+		return argc < 2 ? ((void)usage(), NF_EXIT_USAGE) : (int)usage();
+	if (!strcmp(argv[1], "--version"))
+		return (int)version();
+	const struct nf_command *cmd = find(argv[1]);
+	if (!cmd) {
+		nf_complain("no such command: %s (see: foliofs --help)", argv[1]);
+		return NF_EXIT_USAGE;
+	}
+	return (int)run(cmd, argc - 2, argv + 2);
+}

@@ -1,0 +1,464 @@
+/* The daemon's end.
+ *
+ *	acceptor thread --accept--> peer thread (at most PEERS_MAX) --sync--> worker, watched by the peer
+ *
+ * close: `stopping` is set, the acceptor is woken by a pipe, peers by shutdown(2) of their sockets. */
+#include "daemon/control.h"
+
+#include "aio/thread.h"
+#include "base/clock.h"
+#include "base/counter.h"
+#include "base/error.h"
+#include "base/list.h"
+#include "base/lock.h"
+#include "base/mem.h"
+#include "base/trace.h"
+#include "daemon/json.h"
+#include "daemon/paths.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum { PROGRESS_MS = 200, IDLE_S = 60 };
+
+/* I set before publication, then never changed;  l lock */
+struct nf_control {
+	struct nf_control_env env; /* I */
+	struct sockaddr_un addr;   /* I */
+	int listen_fd;             /* I */
+	int wake[2];               /* I  written once, at close */
+	pthread_t acceptor;        /* I */
+	struct nf_lock lock;
+	struct nf_cond changed;
+	struct nf_list peers;      /* l */
+	unsigned nr_peers;         /* l */
+	_Atomic bool stopping;
+};
+
+struct peer {
+	struct nf_control *c;
+	struct nf_list link; /* c->lock */
+	int fd;
+};
+
+/* --- replies ------------------------------------------------------------------------- */
+
+static bool send_all(int fd, const char *p, size_t len)
+{
+	while (len) {
+		ssize_t n = send(fd, p, len, MSG_NOSIGNAL);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return false;
+		p += n;
+		len -= (size_t)n;
+	}
+	return true;
+}
+
+static void begin(struct nf_text *t, int error)
+{
+	nf_textf(t, "{\"error\":%d", error);
+	if (error) {
+		nf_textf(t, ",\"message\":");
+		nf_text_json(t, nf_strerror(error));
+	}
+}
+
+static bool end(struct peer *p, struct nf_text *t)
+{
+	nf_textf(t, "}\n");
+	return !t->failed && send_all(p->fd, t->s, t->len);
+}
+
+static bool reply_text(struct peer *p, int error, const char *text)
+{
+	struct nf_text t = NF_TEXT_INIT;
+
+	begin(&t, error);
+	if (text) {
+		nf_textf(&t, ",\"text\":");
+		nf_text_json(&t, text);
+	}
+	bool ok = end(p, &t);
+	nf_text_deinit(&t);
+	return ok;
+}
+
+/* --- commands ------------------------------------------------------------------------ */
+
+static bool wants(const char *line, const char *format)
+{
+	nf_auto_free char *got = NULL;
+
+	return !nf_json_string(line, "format", &got) && !strcmp(got, format);
+}
+
+static bool do_status(struct peer *p, const char *line)
+{
+	struct nf_text t = NF_TEXT_INIT, s = NF_TEXT_INIT;
+	bool json = wants(line, "json");
+
+	if (!json)
+		nf_status_to_text(&p->c->env, &s);
+	begin(&t, 0);
+	nf_textf(&t, json ? ",\"status\":" : ",\"text\":");
+	if (json)
+		nf_status_to_json(&p->c->env, &t);
+	else
+		nf_text_json(&t, nf_text_str(&s));
+	bool ok = end(p, &t);
+	nf_text_deinit(&s);
+	nf_text_deinit(&t);
+	return ok;
+}
+
+static bool do_stats(struct peer *p, const char *line)
+{
+	struct nf_text t = NF_TEXT_INIT;
+
+	if (wants(line, "prometheus"))
+		nf_counters_to_prometheus(&t);
+	else
+		nf_counters_to_text(&t, 1);
+	bool ok = reply_text(p, 0, nf_text_str(&t));
+	nf_text_deinit(&t);
+	return ok;
+}
+
+static bool do_regions(struct peer *p, const char *line)
+{
+	nf_auto_free char *text = NULL;
+
+	(void)line;
+	int r = nf_vault_regions_text(p->c->env.vault, &text);
+	return reply_text(p, r, text);
+}
+
+static bool do_requests(struct peer *p, const char *line)
+{
+	nf_auto_free char *text = NULL;
+	struct nf_text t = NF_TEXT_INIT;
+
+	(void)line;
+	int r = nf_vault_requests_text(p->c->env.vault, &text);
+	nf_textf(&t, "%s", text ? text : "");
+	nf_front_to_text(p->c->env.front, &t);
+	bool ok = reply_text(p, r, nf_text_str(&t));
+	nf_text_deinit(&t);
+	return ok;
+}
+
+static bool do_trace(struct peer *p, const char *line)
+{
+	nf_auto_free char *spec = NULL;
+	struct nf_text t = NF_TEXT_INIT, events = NF_TEXT_INIT;
+	int64_t since = 0;
+	int r = 0;
+
+	if (!nf_json_string(line, "set", &spec))
+		r = nf_trace_set(spec);
+	(void)nf_json_int(line, "since", &since); /* absent: from the oldest */
+	uint64_t last = (uint64_t)since;
+	if (r == 0)
+		nf_trace_read(&events, &last);
+	begin(&t, r);
+	nf_textf(&t, ",\"since\":%" PRIu64 ",\"text\":", last);
+	nf_text_json(&t, nf_text_str(&events));
+	bool ok = end(p, &t);
+	nf_text_deinit(&events);
+	nf_text_deinit(&t);
+	return ok;
+}
+
+static bool do_refresh(struct peer *p, const char *line)
+{
+	(void)line;
+	return reply_text(p, nf_vault_refresh(p->c->env.vault), NULL);
+}
+
+static bool do_shutdown(struct peer *p, const char *line)
+{
+	(void)line;
+	bool ok = reply_text(p, 0, NULL);
+	nf_front_stop(p->c->env.front);
+	return ok;
+}
+
+/* l lock */
+struct sync_job {
+	struct nf_vault *v;
+	_Atomic bool stop;
+	struct nf_lock lock;
+	struct nf_cond changed;
+	bool finished; /* l */
+	int error;     /* l */
+};
+
+static void *sync_main(void *arg)
+{
+	struct sync_job *j = arg;
+	int r = nf_vault_sync(j->v, &j->stop);
+
+	nf_lock_take(&j->lock);
+	j->error = r;
+	j->finished = true;
+	nf_cond_broadcast(&j->changed);
+	nf_lock_drop(&j->lock);
+	return NULL;
+}
+
+static bool sync_progress(struct peer *p)
+{
+	struct nf_vault_status s;
+	struct nf_text t = NF_TEXT_INIT;
+	char c;
+
+	nf_vault_status(p->c->env.vault, &s);
+	nf_textf(&t, "{\"progress\":%" PRIu64 ",\"total\":%" PRIu64 ",\"pending\":%" PRIu64 "}\n", s.upload_done_bytes,
+		 s.upload_total_bytes, s.pending_bytes);
+	bool ok = !t.failed && send_all(p->fd, t.s, t.len);
+	nf_text_deinit(&t);
+	/* Who interrupts the command hangs up. */
+	return ok && recv(p->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) != 0 && !atomic_load(&p->c->stopping);
+}
+
+static bool do_sync(struct peer *p, const char *line)
+{
+	struct sync_job j = { .v = p->c->env.vault };
+	pthread_t worker;
+	bool ok = true;
+
+	(void)line;
+	nf_lock_init(&j.lock, NF_RANK_LEAF);
+	nf_cond_init(&j.changed);
+	int r = nf_thread_start(&worker, "nf-sync", sync_main, &j);
+	if (r == 0) {
+		nf_lock_take(&j.lock);
+		while (!j.finished) {
+			if (nf_cond_wait_until(&j.changed, &j.lock, nf_clock_ns() + PROGRESS_MS * NF_NS_PER_MS))
+				continue;
+			nf_lock_drop(&j.lock);
+			ok = ok && sync_progress(p);
+			if (!ok)
+				atomic_store(&j.stop, true);
+			nf_lock_take(&j.lock);
+		}
+		nf_lock_drop(&j.lock);
+		(void)pthread_join(worker, NULL);
+		r = j.error;
+	}
+	nf_cond_deinit(&j.changed);
+	nf_lock_deinit(&j.lock);
+	return reply_text(p, r, NULL) && ok;
+}
+
+static const struct {
+	const char *name;
+	bool (*run)(struct peer *p, const char *line);
+} commands[] = {
+	{ "status", do_status }, { "stats", do_stats },     { "regions", do_regions },   { "requests", do_requests },
+	{ "trace", do_trace },   { "refresh", do_refresh }, { "shutdown", do_shutdown }, { "sync", do_sync },
+};
+
+static bool serve_line(struct peer *p, const char *line)
+{
+	nf_auto_free char *cmd = NULL;
+
+	int r = nf_json_string(line, "cmd", &cmd);
+	for (size_t i = 0; r == 0 && i < NF_ARRAY_LEN(commands); i++) {
+		if (!strcmp(commands[i].name, cmd))
+			return commands[i].run(p, line);
+	}
+	return reply_text(p, r ? r : nf_fail(-EOPNOTSUPP), NULL);
+}
+
+/* --- peers --------------------------------------------------------------------------- */
+
+static bool may_ask(int fd)
+{
+	struct ucred who;
+	socklen_t len = sizeof who;
+
+	return !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) && (who.uid == 0 || who.uid == geteuid());
+}
+
+/* One request after the other; a line that does not end in LINE_MAX bytes ends the talk. */
+static void talk(struct peer *p)
+{
+	char line[NF_CONTROL_LINE_MAX];
+	size_t len = 0;
+
+	for (;;) {
+		ssize_t n = recv(p->fd, line + len, sizeof line - 1 - len, 0);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return;
+		len += (size_t)n;
+		char *nl = memchr(line, '\n', len);
+		if (!nl && len == sizeof line - 1)
+			return;
+		while (nl) {
+			*nl = '\0';
+			if (!serve_line(p, line))
+				return;
+			len -= (size_t)(nl + 1 - line);
+			memmove(line, nl + 1, len);
+			nl = memchr(line, '\n', len);
+		}
+	}
+}
+
+static void *peer_main(void *arg)
+{
+	struct peer *p = arg;
+	struct nf_control *c = p->c;
+
+	if (may_ask(p->fd))
+		talk(p);
+	nf_lock_take(&c->lock);
+	nf_list_del(&p->link);
+	(void)close(p->fd);
+	c->nr_peers--;
+	nf_cond_broadcast(&c->changed);
+	nf_lock_drop(&c->lock);
+	free(p);
+	return NULL;
+}
+
+static void admit(struct nf_control *c, int fd)
+{
+	struct timeval idle = { .tv_sec = IDLE_S };
+	struct peer *p = calloc(1, sizeof *p);
+	pthread_t t;
+
+	if (!p) {
+		(void)close(fd);
+		return;
+	}
+	p->c = c;
+	p->fd = fd;
+	/* Who reads nothing for a minute is cut off. */
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &idle, sizeof idle);
+	nf_lock_take(&c->lock);
+	while (c->nr_peers >= NF_CONTROL_PEERS_MAX && !atomic_load(&c->stopping))
+		nf_cond_wait(&c->changed, &c->lock);
+	nf_list_add_tail(&c->peers, &p->link);
+	c->nr_peers++;
+	nf_lock_drop(&c->lock);
+	if (nf_thread_start(&t, "nf-control", peer_main, p) == 0) {
+		(void)pthread_detach(t); /* close waits until nr_peers is 0 */
+		return;
+	}
+	nf_lock_take(&c->lock);
+	nf_list_del(&p->link);
+	c->nr_peers--;
+	nf_lock_drop(&c->lock);
+	(void)close(fd);
+	free(p);
+}
+
+static void *acceptor_main(void *arg)
+{
+	struct nf_control *c = arg;
+	struct pollfd fds[2] = { { .fd = c->listen_fd, .events = POLLIN }, { .fd = c->wake[0], .events = POLLIN } };
+
+	while (!atomic_load(&c->stopping)) {
+		if (poll(fds, 2, -1) < 0 && errno != EINTR)
+			break;
+		int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+		if (fd >= 0)
+			admit(c, fd);
+	}
+	return NULL;
+}
+
+/* --- first and last ------------------------------------------------------------------- */
+
+static int listen_at(struct nf_control *c, const char *dir, const struct nf_mount *m)
+{
+	c->addr.sun_family = AF_UNIX;
+	if ((size_t)snprintf(c->addr.sun_path, sizeof c->addr.sun_path, "%s/%u-%u.sock", dir, m->major, m->minor) >=
+	    sizeof c->addr.sun_path)
+		return nf_fail(-ENAMETOOLONG);
+	c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (c->listen_fd < 0)
+		return nf_fail(-errno);
+	/* Left by one that was killed: the device number was free, so nobody listens. */
+	(void)unlink(c->addr.sun_path);
+	mode_t old = umask(0177);
+	int r = bind(c->listen_fd, (struct sockaddr *)&c->addr, sizeof c->addr) ? -errno : 0;
+	(void)umask(old);
+	if (r == 0 && listen(c->listen_fd, NF_CONTROL_PEERS_MAX))
+		r = -errno;
+	return nf_fail(r);
+}
+
+static void control_free(struct nf_control *c)
+{
+	for (int i = 0; i < 2; i++) {
+		if (c->wake[i] >= 0)
+			(void)close(c->wake[i]);
+	}
+	if (c->listen_fd >= 0)
+		(void)close(c->listen_fd);
+	nf_cond_deinit(&c->changed);
+	nf_lock_deinit(&c->lock);
+	free(c);
+}
+
+int nf_control_open(const struct nf_mount *m, const struct nf_control_env *env, struct nf_control **out)
+{
+	nf_auto_free char *dir = NULL;
+	struct nf_control *c = calloc(1, sizeof *c);
+
+	if (!c)
+		return nf_fail(-ENOMEM);
+	c->env = *env;
+	c->listen_fd = c->wake[0] = c->wake[1] = -1;
+	nf_lock_init(&c->lock, NF_RANK_DAEMON);
+	nf_cond_init(&c->changed);
+	nf_list_init(&c->peers);
+	int r = nf_runtime_dir(&dir);
+	if (r == 0 && pipe2(c->wake, O_CLOEXEC))
+		r = nf_fail(-errno);
+	if (r == 0)
+		r = listen_at(c, dir, m);
+	if (r == 0)
+		r = nf_thread_start(&c->acceptor, "nf-accept", acceptor_main, c);
+	if (r < 0) {
+		control_free(c);
+		return r;
+	}
+	*out = c;
+	return 0;
+}
+
+void nf_control_close(struct nf_control *c)
+{
+	if (!c)
+		return;
+	atomic_store(&c->stopping, true);
+	(void)unlink(c->addr.sun_path); /* whoever comes now finds nobody */
+	(void)!write(c->wake[1], "", 1);
+	nf_lock_take(&c->lock);
+	nf_cond_broadcast(&c->changed);
+	nf_lock_drop(&c->lock);
+	(void)pthread_join(c->acceptor, NULL);
+	nf_lock_take(&c->lock);
+	nf_list_for_each(p, &c->peers, struct peer, link)
+		(void)shutdown(p->fd, SHUT_RDWR);
+	while (c->nr_peers)
+		nf_cond_wait(&c->changed, &c->lock);
+	nf_lock_drop(&c->lock);
+	control_free(c);
+}

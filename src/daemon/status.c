@@ -1,0 +1,154 @@
+/* The one screen of `foliofs status`. */
+#include "base/error.h"
+#include "base/mem.h"
+#include "daemon/control.h"
+
+#include <inttypes.h>
+#include <time.h>
+
+void nf_text_size(struct nf_text *t, uint64_t bytes)
+{
+	static const char *const units[] = { "KiB", "MiB", "GiB", "TiB", "PiB" };
+	double v = (double)bytes / 1024;
+	size_t i = 0;
+
+	if (bytes < 1024) {
+		nf_textf(t, "%" PRIu64 " bytes", bytes);
+		return;
+	}
+	for (; v >= 1024 && i + 1 < NF_ARRAY_LEN(units); i++)
+		v /= 1024;
+	nf_textf(t, "%.1f %s", v, units[i]);
+}
+
+static bool all_on_server(const struct nf_vault_status *s) { return !s->pending_ops && !s->pending_files; }
+
+static void text_age(struct nf_text *t, uint64_t ms)
+{
+	uint64_t s = ms / 1000;
+
+	if (s < 120)
+		nf_textf(t, "%" PRIu64 " s", s);
+	else if (s < 7200)
+		nf_textf(t, "%" PRIu64 " min", s / 60);
+	else
+		nf_textf(t, "%" PRIu64 " h", s / 3600);
+}
+
+static void text_time(struct nf_text *t, int64_t at_s)
+{
+	time_t at = at_s;
+	struct tm tm;
+	char buf[64];
+
+	if (localtime_r(&at, &tm) && strftime(buf, sizeof buf, "%Y-%m-%d %H:%M:%S %Z", &tm))
+		nf_textf(t, "%s", buf);
+}
+
+static void text_pending(struct nf_text *t, const struct nf_vault_status *s)
+{
+	nf_textf(t, "safe to switch off   ");
+	if (all_on_server(s)) {
+		nf_textf(t, "yes: everything is on the server\n");
+		return;
+	}
+	nf_textf(t, "no: not everything is on the server (what was fsynced is safe on this machine)\n");
+	nf_textf(t, "not on the server    %" PRIu64 " changes, %" PRIu64 " files with data, ", s->pending_ops,
+		 s->pending_files);
+	nf_text_size(t, s->pending_bytes);
+	nf_textf(t, ", the oldest for ");
+	text_age(t, s->oldest_ms);
+	nf_textf(t, "\n");
+	if (s->committing) {
+		nf_textf(t, "sending              ");
+		nf_text_size(t, s->upload_done_bytes);
+		nf_textf(t, " of ");
+		nf_text_size(t, s->upload_total_bytes);
+		nf_textf(t, "\n");
+	}
+}
+
+void nf_status_to_text(const struct nf_control_env *env, struct nf_text *t)
+{
+	struct nf_vault_status s;
+
+	nf_vault_status(env->vault, &s);
+	nf_textf(t, "store                %s\n", env->store);
+	nf_textf(t, "mounted at           %s%s\n", env->mount_point, s.read_only ? " (read-only)" : "");
+	if (s.connected)
+		nf_textf(t, "connected            yes\n");
+	else
+		nf_textf(t, "connected            no: %s\n",
+			 s.last_error ? nf_strerror(s.last_error) : "nothing was exchanged yet");
+	text_pending(t, &s);
+	nf_textf(t, "open for writing     %" PRIu64 " files\n", s.open_for_write);
+	nf_textf(t, "conflicts            %" PRIu64 " since it was mounted\n", s.conflicts);
+	nf_textf(t, "cache                ");
+	nf_text_size(t, s.cache_used_bytes);
+	if (s.cache_limit_bytes) {
+		nf_textf(t, " of ");
+		nf_text_size(t, s.cache_limit_bytes);
+	}
+	nf_textf(t, ", journal ");
+	nf_text_size(t, s.journal_bytes);
+	nf_textf(t, "\nnewest commit        %s  ", s.fingerprint);
+	text_time(t, s.head_time_s);
+	nf_textf(t, "\nthis device          writer %" PRIu32 ", commits %" PRIu64 ", merges %" PRIu64 "\n", s.writer,
+		 s.commits, s.merges);
+	nf_textf(t, "in force             write_back=%" PRIu32 "ms poll=%" PRIu32 "ms\n", s.write_back_ms, s.poll_ms);
+}
+
+static void field(struct nf_text *t, const char *name, uint64_t v)
+{
+	nf_textf(t, ",\"%s\":%" PRIu64, name, v);
+}
+
+static void field_text(struct nf_text *t, const char *name, const char *v)
+{
+	nf_textf(t, ",\"%s\":", name);
+	nf_text_json(t, v ? v : "");
+}
+
+static void field_bool(struct nf_text *t, const char *name, bool v)
+{
+	nf_textf(t, ",\"%s\":%s", name, v ? "true" : "false");
+}
+
+void nf_status_to_json(const struct nf_control_env *env, struct nf_text *t)
+{
+	struct nf_vault_status s;
+
+	nf_vault_status(env->vault, &s);
+	nf_textf(t, "{\"version\":1");
+	field_text(t, "store", env->store);
+	field_text(t, "mount_point", env->mount_point);
+	field_text(t, "cache_dir", env->cache_dir);
+	field_text(t, "state_dir", env->state_dir);
+	field_bool(t, "read_only", s.read_only);
+	field_bool(t, "connected", s.connected);
+	field_text(t, "last_error", s.last_error ? nf_error_name(s.last_error) : "");
+	field_bool(t, "all_on_server", all_on_server(&s));
+	field(t, "pending_ops", s.pending_ops);
+	field(t, "pending_files", s.pending_files);
+	field(t, "pending_bytes", s.pending_bytes);
+	field(t, "oldest_ms", s.oldest_ms);
+	field(t, "open_for_write", s.open_for_write);
+	field_bool(t, "committing", s.committing);
+	field(t, "upload_done_bytes", s.upload_done_bytes);
+	field(t, "upload_total_bytes", s.upload_total_bytes);
+	field(t, "commits", s.commits);
+	field(t, "merges", s.merges);
+	field(t, "forks", s.forks);
+	field(t, "conflicts", s.conflicts);
+	field(t, "head_seq", s.head_seq);
+	nf_textf(t, ",\"head_time_s\":%" PRId64, s.head_time_s);
+	field_text(t, "fingerprint", s.fingerprint);
+	field(t, "writer", s.writer);
+	field(t, "writer_seq", s.writer_seq);
+	field(t, "cache_used_bytes", s.cache_used_bytes);
+	field(t, "cache_limit_bytes", s.cache_limit_bytes);
+	field(t, "journal_bytes", s.journal_bytes);
+	field(t, "write_back_ms", s.write_back_ms);
+	field(t, "poll_ms", s.poll_ms);
+	nf_textf(t, "}");
+}

@@ -1,0 +1,190 @@
+#include "daemon/unlock.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+#include "daemon/paths.h"
+#include "store/open.h"
+#include "vault/header_store.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct answer {
+	int error;
+	uint8_t root_key[NF_KEY_BYTES];
+};
+
+void nf_process_harden(void)
+{
+	struct rlimit none = { 0, 0 };
+
+	/* Either may be refused in a sandbox; nothing depends on them. */
+	(void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	(void)setrlimit(RLIMIT_CORE, &none);
+}
+
+static bool is_offline(int r) { return r == -NF_E_OFFLINE || r == -NF_E_TIMEOUT; }
+
+/* Which slot of H, in whatever state, SECRET opens. */
+static int find_slot(const struct nf_header *h, const struct nf_secret *secret, uint8_t used[NF_SLOT_ID_BYTES])
+{
+	nf_auto_free void *p = NULL;
+	struct nf_header *locked;
+	size_t len;
+
+	int r = nf_header_encode(h, &p, &len);
+	if (r == 0)
+		r = nf_header_decode(p, len, &locked);
+	if (r < 0)
+		return r;
+	r = nf_header_unlock(locked, secret, used);
+	nf_header_free(locked);
+	return r;
+}
+
+int nf_header_open_by(struct nf_store *store, const struct nf_secret *secret, struct nf_header **out,
+		      uint8_t used[NF_SLOT_ID_BYTES])
+{
+	struct nf_header_key by_secret = { .secret = secret };
+	struct nf_header *h, *newest;
+	uint8_t root_key[NF_KEY_BYTES];
+	bool needs_write;
+
+	int r = nf_header_store_load(store, &by_secret, &h, &needs_write);
+	if (r < 0)
+		return r;
+	nf_header_root_key(h, root_key);
+	struct nf_header_key by_root = { .root_key = root_key };
+	r = nf_header_store_load(store, &by_root, &newest, &needs_write);
+	nf_wipe(root_key, sizeof root_key);
+	bool older = r == 0 && nf_header_generation(newest) != nf_header_generation(h);
+	nf_header_free(h);
+	if (r < 0)
+		return r;
+	if (older || used)
+		r = find_slot(newest, secret, used);
+	if (r < 0) {
+		nf_header_free(newest);
+		return r;
+	}
+	*out = newest;
+	return 0;
+}
+
+static int load(const char *address, struct nf_store *store, const struct nf_header_key *key,
+		struct nf_header **out, bool *offline)
+{
+	bool needs_write;
+	int r = key->secret ? nf_header_open_by(store, key->secret, out, NULL) :
+			      nf_header_store_load(store, key, out, &needs_write);
+
+	*offline = is_offline(r);
+	if (!*offline)
+		return r;
+	struct nf_header *h;
+	int kept = nf_pin_header(address, &h);
+	if (kept < 0)
+		return r; /* nothing is remembered: that the store is away is what counts */
+	kept = key->secret ? nf_header_unlock(h, key->secret, NULL) : nf_header_unlock_root(h, key->root_key);
+	if (kept < 0) {
+		nf_header_free(h);
+		return kept;
+	}
+	*out = h;
+	return 0;
+}
+
+static void child(const char *address, const struct nf_store_options *so, const struct nf_secret *secret,
+		  struct answer *a)
+{
+	struct nf_header_key key = { .secret = secret };
+	struct nf_header *h = NULL;
+	struct nf_store *store;
+	bool offline;
+
+	a->error = nf_store_open(address, so, false, &store);
+	if (a->error)
+		return;
+	a->error = load(address, store, &key, &h, &offline);
+	if (a->error == 0)
+		nf_header_root_key(h, a->root_key);
+	nf_header_free(h);
+	nf_store_free(store);
+}
+
+static int read_answer(int fd, struct answer *a)
+{
+	size_t got = 0;
+
+	while (got < sizeof *a) {
+		ssize_t n = read(fd, (char *)a + got, sizeof *a - got);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return nf_fail(-ENOMEM); /* the child was killed: most likely it had no memory */
+		got += (size_t)n;
+	}
+	return 0;
+}
+
+int nf_unlock(const char *address, const struct nf_store_options *so, const struct nf_secret *secret,
+	      uint8_t root_key[NF_KEY_BYTES])
+{
+	struct answer a = { 0 };
+	int fd[2];
+
+	if (pipe2(fd, O_CLOEXEC))
+		return nf_fail(-errno);
+	pid_t pid = fork();
+	if (pid < 0) {
+		int r = -errno;
+		(void)close(fd[0]);
+		(void)close(fd[1]);
+		return nf_fail(r);
+	}
+	if (pid == 0) {
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+		child(address, so, secret, &a);
+		/* Smaller than PIPE_BUF: all or nothing; who waits sees the end of the pipe. */
+		ssize_t n = write(fd[1], &a, sizeof a);
+		nf_wipe(&a, sizeof a);
+		_exit(n == sizeof a ? 0 : 1);
+	}
+	(void)close(fd[1]);
+	int r = read_answer(fd[0], &a);
+	(void)close(fd[0]);
+	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
+	if (r == 0)
+		r = a.error;
+	if (r == 0)
+		memcpy(root_key, a.root_key, NF_KEY_BYTES);
+	nf_wipe(&a, sizeof a);
+	return r;
+}
+
+int nf_header_open(const char *address, struct nf_store *store, const uint8_t root_key[NF_KEY_BYTES],
+		   bool remember, struct nf_header **out, bool *offline, char **where)
+{
+	struct nf_header_key key = { .root_key = root_key };
+	struct nf_header *h = NULL;
+	bool off;
+
+	int r = load(address, store, &key, &h, &off);
+	if (r == 0)
+		r = nf_pin_check(address, h, where);
+	if (r == 0 && remember && !off)
+		r = nf_pin_save(address, h);
+	if (r < 0) {
+		nf_header_free(h);
+		return r;
+	}
+	if (offline)
+		*offline = off;
+	*out = h;
+	return 0;
+}

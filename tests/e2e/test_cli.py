@@ -1,0 +1,456 @@
+"""The commands as a person types them: exit codes, messages, and what stays behind."""
+import contextlib
+import json
+import os
+import pathlib
+import pty
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import time
+
+import pytest
+
+from conftest import is_mounted, wait_for
+
+OK, ERROR, USAGE, KEY, DENIED, OFFLINE, NO_VAULT, FOREIGN, BUSY, FULL, DAMAGED, MOUNT, NOT_MOUNTED = range(13)
+COMMANDS = ["init", "mount", "umount", "status", "sync", "key", "ls", "cat", "get", "stats", "regions",
+            "requests", "trace"]
+PASS = "correct horse"
+
+
+class Site:
+    """A home of its own, a vault in it, and the program."""
+
+    def __init__(self, stage, build):
+        self.stage = stage
+        self.exe = build / "src" / "foliofs"
+        self.home = stage.folder("home")
+        self.store = stage.dir / "store"
+        self.mnt = stage.folder("mnt")
+        run = stage.folder("run")
+        run.chmod(0o700)
+        self.env = {k: v for k, v in os.environ.items()
+                    if not k.startswith(("XDG_", "FOLIOFS_")) and k not in ("NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY")}
+        self.env |= {"HOME": str(self.home), "XDG_RUNTIME_DIR": str(run), "FOLIOFS_PASSWORD": PASS}
+
+    def run(self, *args, code=OK, password=PASS, env=None, timeout=40, exe=None, cwd=None):
+        e = dict(self.env, FOLIOFS_PASSWORD=password, **(env or {}))
+        if password is None:
+            del e["FOLIOFS_PASSWORD"]
+        p = subprocess.run([exe or self.exe, *map(str, args)], env=e, stdin=subprocess.DEVNULL,
+                           capture_output=True, text=True, timeout=timeout, start_new_session=True, cwd=cwd)
+        assert p.returncode == code, f"{args}: {p.returncode}\n{p.stdout}\n{p.stderr}"
+        if code:
+            assert p.stderr.startswith("foliofs: ") and p.stderr.count("\n") == 1, p.stderr
+        return p
+
+    def init(self, *more, **kw):
+        return self.run("init", self.store, "--kdf-cost", "15", *more, **kw)
+
+    def mount(self, *more, **kw):
+        return self.run("mount", self.store, self.mnt, *more, **kw)
+
+    def umount(self, *more, **kw):
+        return self.run("umount", self.mnt, *more, **kw)
+
+    def status(self):
+        return json.loads(self.run("status", self.mnt, "--json").stdout)
+
+    def daemon(self):
+        """Its pid (a zombie is none): who has the store's mount point on its command line in this home."""
+        for p in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (p / "cmdline").read_bytes().split(b"\0")
+                if str(self.mnt).encode() in words and b"mount" in words:
+                    return int(p.name)
+        return None
+
+
+@pytest.fixture
+def site(stage, build):
+    s = Site(stage, build)
+    yield s
+    pid = s.daemon()
+    if pid:
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def vault(site):
+    site.init()
+    return site
+
+
+def test_help_names_every_command_and_every_exit_code(site):
+    out = site.run("--help").stdout
+    for c in COMMANDS:
+        assert re.search(rf"^  {c} ", out, re.M)
+    listed = re.findall(r"^  (\w+) +\S", out.split("Commands:")[1].split("STORE is")[0], re.M)
+    assert listed == COMMANDS
+    codes = [int(n) for n in re.findall(r"^  (\d+) ", out.split("Exit codes:")[1], re.M)]
+    assert codes == list(range(13))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(site, command):
+    out = site.run(command, "--help", password=None).stdout
+    assert out.startswith(f"Usage: foliofs {command} ") and "--help" in out
+
+
+def test_the_version_names_the_libraries(site):
+    out = site.run("--version").stdout
+    for word in ("foliofs ", "libcurl/", "libfuse 3", "OpenSSL ", "zstd "):
+        assert word in out
+
+
+@pytest.mark.parametrize("args", [("nonsense",), ("init",), ("mount", "--nonsense", "a", "b"), ("ls", "a", "b", "c"),
+                                  ("status", "-x"), ("mount", "a", "b", "-o", "nonsense=1"),
+                                  ("mount", "a", "b", "-o", "cache_size=big"), ("mount", "a", "b", "-o", "fsync=never"),
+                                  ("mount", "a", "b", "--timeout"), ("init", "dav://u:p@h/x"), ("key", "s", "sing")])
+def test_what_is_not_understood_is_refused_by_name(site, args):
+    err = site.run(*args, code=USAGE).stderr
+    for word in ("nonsense", "big", "never", "timeout", "sing"):
+        if any(word in a for a in args) and args[0] != "key":
+            assert word in err
+
+
+def test_mount_prints_nothing_and_umount_returns_when_the_daemon_is_gone(vault):
+    p = vault.mount()
+    assert p.stdout == "" and p.stderr == "" and is_mounted(vault.mnt)
+    (vault.mnt / "f").write_text("hello")
+    vault.umount()
+    assert not is_mounted(vault.mnt) and vault.daemon() is None
+    run = pathlib.Path(vault.env["XDG_RUNTIME_DIR"]) / "foliofs"
+    assert list(run.iterdir()) == []
+    vault.mount()
+    assert (vault.mnt / "f").read_text() == "hello"
+    vault.umount("--wait")
+    assert vault.run("cat", vault.store, "/f").stdout == "hello"
+
+
+def test_init_twice_changes_nothing(vault):
+    before = sorted(p for p in vault.store.rglob("*"))
+    vault.init(code=BUSY)
+    assert sorted(vault.store.rglob("*")) == before
+
+
+def test_no_vault_no_store_no_server(site):
+    site.stage.folder("store")
+    site.mount(code=NO_VAULT)
+    site.run("ls", site.stage.dir / "nowhere", code=NO_VAULT)
+    site.run("ls", "dav://127.0.0.1:9/x", "--timeout", "2", code=OFFLINE)
+    site.run("ls", "dav://example.invalid/x", code=ERROR)  # not in the clear
+
+
+def test_a_wrong_passphrase_has_its_own_code(vault):
+    vault.mount(code=KEY, password="wrong one")
+    vault.run("ls", vault.store, code=KEY, password="wrong one")
+    assert not is_mounted(vault.mnt)
+
+
+def test_without_a_terminal_and_a_passphrase_it_says_so(vault):
+    assert "--password-file" in vault.mount(code=USAGE, password=None).stderr
+
+
+def test_the_prompt_does_not_echo(vault):
+    pid, fd = pty.fork()
+    if pid == 0:
+        env = dict(vault.env)
+        del env["FOLIOFS_PASSWORD"]
+        os.execve(vault.exe, ["foliofs", "ls", str(vault.store)], env)
+    seen = b""
+    while b": " not in seen:
+        seen += os.read(fd, 1000)
+    os.write(fd, b"wrong" + b"\x15" + PASS.encode() + b"x\x7f\n")
+    with contextlib.suppress(OSError):
+        while chunk := os.read(fd, 1000):
+            seen += chunk
+    os.close(fd)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == OK
+    assert PASS.encode() not in seen and b"wrong" not in seen
+
+
+def test_password_files_must_be_private(vault):
+    f = vault.stage.dir / "pw"
+    f.write_text(PASS + "\nsecond line\n")
+    f.chmod(0o644)
+    assert "chmod 600" in vault.run("ls", vault.store, "--password-file", f, code=USAGE, password=None).stderr
+    f.chmod(0o600)
+    vault.run("ls", vault.store, "--password-file", f, password=None)
+    vault.run("ls", vault.store, f"--password-command=cat {f}", password=None)
+    vault.run("ls", vault.store, "--password-command", "false", code=USAGE, password=None)
+    creds = vault.stage.folder("creds")
+    shutil.copy(f, creds / "foliofs-password")
+    vault.run("ls", vault.store, password=None, env={"CREDENTIALS_DIRECTORY": str(creds)})
+
+
+def test_the_life_of_keys(vault):
+    def ids(**kw):
+        return {s["id"]: s for s in json.loads(vault.run("key", vault.store, "list", "--json", **kw).stdout)}
+
+    new = vault.stage.dir / "new"
+    new.write_text("another pass")
+    new.chmod(0o600)
+    key = vault.stage.dir / "key"
+    key.write_bytes(os.urandom(64))
+    key.chmod(0o600)
+    cost = ("--kdf-cost", "15")
+    before = ids()
+    assert sorted(s["kind"] for s in before.values()) == ["passphrase", "recovery"]
+    vault.run("key", vault.store, "add", "--new-password-file", new, "--label", "laptop", *cost)
+    vault.run("ls", vault.store, password="another pass")
+    added = ids()
+    assert [s["label"] for i, s in added.items() if i not in before] == ["laptop"]
+    vault.run("key", vault.store, "add", "--new-key-file", key, *cost)
+    vault.run("ls", vault.store, "--key-file", key, password=None)
+    new.write_text("third pass")
+    vault.run("key", vault.store, "change", "--new-password-file", new, *cost, password="another pass")
+    vault.run("ls", vault.store, password="third pass")
+    vault.run("ls", vault.store, password="another pass", code=KEY)
+    assert sorted(s["label"] for s in ids().values()) == ["", "first", "laptop", "recovery"]
+    text = vault.run("key", vault.store, "recovery", *cost).stdout.split()[-1]
+    vault.run("ls", vault.store, "--recovery", password=text)
+    vault.run("ls", vault.store, "--recovery", password=text[:-1], code=KEY)
+    for i, s in ids().items():
+        if s["kind"] != "passphrase" or s["label"] == "first":
+            vault.run("key", vault.store, "remove", i[:8], password="third pass")
+    vault.run("ls", vault.store, code=KEY)
+    (last,) = ids(password="third pass")
+    vault.run("key", vault.store, "remove", last, password="third pass", code=BUSY)
+    vault.run("key", vault.store, "remove", "00ff", password="third pass", code=USAGE)
+
+
+def test_the_recovery_key_that_init_prints_opens_the_vault(site):
+    text = re.search(r"(?:[A-Z2-7]{7}-){7}[A-Z2-7]{7}", site.init().stdout).group()
+    site.run("ls", site.store, "--recovery", password=text)
+
+
+def test_a_vault_in_use_and_a_mount_point_in_use(vault):
+    vault.mount()
+    vault.mount(code=BUSY)
+    other = vault.stage.folder("other")
+    assert "in use" in vault.run("mount", vault.store, other, code=BUSY).stderr
+    with open(vault.mnt / "held", "w") as f:
+        f.write("x")
+        vault.umount(code=BUSY)
+        assert is_mounted(vault.mnt)
+    vault.run("ls", vault.store)  # reading goes on beside it
+    vault.umount()
+
+
+def test_mount_points_that_cannot_be(vault):
+    vault.run("mount", vault.store, vault.stage.dir / "nodir", code=MOUNT)
+    f = vault.stage.dir / "file"
+    f.touch()
+    vault.run("mount", vault.store, f, code=MOUNT)
+    vault.run("status", vault.mnt, code=NOT_MOUNTED)
+    vault.umount(code=NOT_MOUNTED)
+
+
+def test_another_vault_at_a_known_address_is_refused(vault):
+    shutil.rmtree(vault.store)
+    vault.init(env={"XDG_STATE_HOME": str(vault.stage.dir / "elsewhere")})
+    err = vault.mount(code=FOREIGN).stderr
+    remembered = pathlib.Path(re.search(r"remove (\S+) and", err).group(1))
+    vault.run("ls", vault.store, code=FOREIGN)
+    remembered.unlink()
+    vault.mount()
+    vault.umount()
+
+
+def test_a_header_of_before_is_refused(vault):
+    old = vault.stage.dir / "old"
+    shutil.copytree(vault.store, old)
+    vault.run("key", vault.store, "recovery", "--kdf-cost", "15")
+    shutil.rmtree(vault.store)
+    shutil.move(old, vault.store)
+    vault.mount(code=FOREIGN)
+
+
+def test_a_state_of_before_is_refused(vault):
+    old = vault.stage.dir / "old"
+    shutil.copytree(vault.store, old)
+    vault.mount()
+    (vault.mnt / "f").write_text("newer")
+    vault.umount("--wait")
+    shutil.rmtree(vault.store)
+    shutil.move(old, vault.store)
+    vault.mount(code=FOREIGN)
+    vault.run("ls", vault.store, code=FOREIGN)
+
+
+def test_a_damaged_header_is_not_opened(vault):
+    for f in (vault.store / "header").rglob("*"):
+        if f.is_file():
+            f.write_bytes(f.read_bytes()[:100])
+    vault.mount(code=DAMAGED)
+
+
+def test_a_killed_daemon_loses_nothing_that_was_synced(vault):
+    vault.mount("-o", "sync=manual")
+    with open(vault.mnt / "f", "w") as f:
+        f.write("kept")
+        f.flush()
+        os.fsync(f.fileno())
+    os.kill(vault.daemon(), signal.SIGKILL)
+    wait_for(lambda: vault.daemon() is None, what="daemon's end")
+    assert "umount" in vault.run("status", vault.mnt, code=NOT_MOUNTED).stderr
+    assert "umount" in vault.mount(code=MOUNT).stderr
+    vault.umount()
+    vault.mount()
+    assert (vault.mnt / "f").read_text() == "kept"
+    vault.umount()
+
+
+def test_status_tells_what_is_not_on_the_server(vault):
+    vault.mount("-o", "sync=manual,noatime,_netdev,x-systemd.automount,nofail")
+    s = vault.status()
+    assert s["version"] == 1 and s["all_on_server"] and s["connected"]
+    (vault.mnt / "f").write_bytes(os.urandom(300_000))
+    s = vault.status()
+    assert not s["all_on_server"] and s["pending_ops"] + s["pending_files"] > 0
+    assert re.search(r"safe to switch off +no", vault.run("status", vault.mnt).stdout)
+    vault.run("sync", vault.mnt / "f")
+    s = vault.status()
+    assert s["all_on_server"] and s["pending_bytes"] == 0 and re.match(r"\w{5}-", s["fingerprint"])
+    assert re.search(r"safe to switch off +yes", vault.run("status", vault.mnt).stdout)
+    assert "fuse.calls" in vault.run("stats", vault.mnt).stdout
+    assert "# TYPE foliofs_fuse_calls_total counter" in vault.run("stats", vault.mnt, "--prometheus").stdout
+    assert vault.run("regions", vault.mnt).stdout.startswith("REGION")
+    assert vault.run("requests", vault.mnt).stdout.startswith("REQUEST")
+    vault.umount()
+
+
+def test_the_fingerprint_is_checked_at_first_use(vault):
+    vault.mount()
+    (vault.mnt / "f").write_text("x")
+    vault.run("sync", vault.mnt)
+    good = vault.status()["fingerprint"]
+    vault.umount()
+    fresh = {"XDG_STATE_HOME": str(vault.stage.dir / "s"), "XDG_CACHE_HOME": str(vault.stage.dir / "c")}
+    vault.mount("--expect", "aaaaa-aaaaa-aaaaa-aaaaa", env=fresh, code=FOREIGN)
+    vault.mount("--expect", good, env=fresh)
+    vault.umount()
+
+
+def test_trace_shows_events_until_it_is_interrupted(vault):
+    vault.mount()
+    p = subprocess.Popen([vault.exe, "trace", vault.mnt], env=vault.env, stdout=subprocess.PIPE, text=True)
+    try:
+        time.sleep(0.5)
+        (vault.mnt / "f").write_text("x")
+        vault.run("sync", vault.mnt)
+        time.sleep(0.5)
+        p.send_signal(signal.SIGINT)
+        out, _ = p.communicate(timeout=10)
+    finally:
+        p.kill()
+        p.wait()
+    assert p.returncode == OK and out.strip()
+    vault.umount()
+
+
+def test_the_control_socket_is_private(vault):
+    vault.mount()
+    (sock,) = (pathlib.Path(vault.env["XDG_RUNTIME_DIR"]) / "foliofs").glob("*.sock")
+    assert stat.S_IMODE(sock.stat().st_mode) == 0o600
+    assert stat.S_IMODE(sock.parent.stat().st_mode) == 0o700
+    vault.umount()
+
+
+def test_a_runtime_directory_of_others_is_not_used(vault):
+    d = pathlib.Path(vault.env["XDG_RUNTIME_DIR"]) / "foliofs"
+    d.mkdir(exist_ok=True)
+    d.chmod(0o755)
+    vault.mount(code=MOUNT)
+    assert not is_mounted(vault.mnt)
+
+
+def test_signals_unmount_and_leave(vault):
+    for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        vault.mount()
+        (vault.mnt / "f").write_text(str(sig))
+        os.kill(vault.daemon(), sig)
+        wait_for(lambda: vault.daemon() is None and not is_mounted(vault.mnt), what="daemon's end")
+        vault.mount()
+        assert (vault.mnt / "f").read_text() == str(sig)
+        vault.umount()
+
+
+def test_reading_without_a_mount(vault):
+    vault.mount()
+    d = vault.mnt / "d"
+    d.mkdir()
+    (d / "big").write_bytes(data := os.urandom(3_000_000))
+    (d / "link").symlink_to("big")
+    for i in range(300):
+        (d / f"n{i}").write_text(str(i))
+    vault.umount("--wait")
+    names = [e["name"] for e in json.loads(vault.run("ls", vault.store, "d", "--json").stdout)]
+    assert names == sorted(["big", "link"] + [f"n{i}" for i in range(300)])
+    to = vault.stage.dir / "out"
+    vault.run("get", vault.store, "/d", to)
+    assert (to / "big").read_bytes() == data and os.readlink(to / "link") == "big" and (to / "n7").read_text() == "7"
+    vault.run("cat", vault.store, "/nothing", code=ERROR)
+    vault.run("cat", vault.store, "/d", code=ERROR)
+
+
+def test_configuration_by_name(vault):
+    conf = vault.home / ".config/foliofs"
+    conf.mkdir(parents=True)
+    (conf / "config").write_text(f"# mine\n[work]\nstore = {vault.store}\ndir = {vault.mnt}\nro = true\npoll = 2s\n")
+    vault.run("mount", "work")
+    s = vault.status()
+    assert s["read_only"] and s["poll_ms"] == 2000
+    with pytest.raises(OSError):
+        (vault.mnt / "f").write_text("x")
+    vault.umount()
+    vault.run("mount", "play", code=USAGE)
+    (conf / "config").write_text(f"[work]\nstore = {vault.store}\ndir = {vault.mnt}\ncolour = red\n")
+    assert "config:4: unknown key: colour" in vault.run("mount", "work", code=USAGE).stderr
+
+
+def test_mount_foliofs_as_mount8_calls_it(vault):
+    link = vault.stage.dir / "mount.foliofs"
+    link.symlink_to(vault.exe)
+    vault.run(vault.store, vault.mnt, "-o", "rw,noauto,user,cache_size=1G", exe=link)
+    assert is_mounted(vault.mnt)
+    vault.umount()
+
+
+def test_a_store_by_a_relative_path(vault):
+    vault.run("mount", "store", vault.mnt, cwd=vault.stage.dir)
+    vault.umount()
+    vault.run("ls", "./store", cwd=vault.stage.dir)
+
+
+def test_a_known_vault_mounts_without_its_store(vault):
+    vault.mount()
+    (vault.mnt / "f").write_text("here")
+    vault.umount("--wait")
+    away = f"fault+{vault.store}?offline"
+    vault.run("mount", away, vault.mnt)
+    assert (vault.mnt / "f").read_text() == "here"
+    (vault.mnt / "g").write_text("later")
+    assert not vault.status()["connected"]
+    vault.run("sync", vault.mnt, code=OFFLINE)
+    vault.umount()
+    vault.mount()
+    assert (vault.mnt / "g").read_text() == "later"
+    vault.umount()
+
+
+def test_in_front_it_tells_systemd(vault):
+    import socket
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.bind(str(vault.stage.dir / "notify"))
+        s.settimeout(20)
+        d = vault.stage.daemon([vault.exe, "mount", "-f", vault.store, vault.mnt], mount=vault.mnt,
+                               env=dict(vault.env, NOTIFY_SOCKET=str(vault.stage.dir / "notify")))
+        assert s.recv(100) == b"READY=1"
+        d.signal(signal.SIGTERM)
+        assert s.recv(100) == b"STOPPING=1"
+        assert d.wait() == OK

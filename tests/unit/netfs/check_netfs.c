@@ -1,0 +1,561 @@
+/* The library, behaviour by behaviour; gNN_ are bugs of the kernel's history (reference, section G). */
+#include "suite.h"
+#include "toyfs.h"
+
+#include "base/counter.h"
+#include "base/mem.h"
+#include "netfs/types.h"
+
+#include <linux/falloc.h>
+#include <unistd.h>
+
+enum { BLOCK = 16384, PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE };
+
+static struct toy *t;
+static uint8_t buf[1 << 20], want[1 << 20];
+
+static void setup(void)
+{
+	t = toy_new(8 << 20, BLOCK, 1);
+	memset(want, 0, sizeof want);
+}
+
+static void teardown(void)
+{
+	t->fail_writes = 0;
+	toy_hold(t, false);
+	ck_assert_int_eq(toy_fsync(t), 0);
+	toy_free(t);
+}
+
+/* Both the file and the array. */
+static void put(uint64_t pos, size_t len, uint8_t v)
+{
+	memset(want + pos, v, len);
+	ck_assert_int_eq(toy_write(t, pos, want + pos, len), 0);
+}
+
+static void cut(uint64_t size)
+{
+	memset(want + size, 0, sizeof want - size);
+	ck_assert_int_eq(toy_truncate(t, size), 0);
+}
+
+static void expect(void)
+{
+	uint64_t size = nf_i_size(&t->ic);
+
+	ck_assert_int_eq(toy_read(t, 0, buf, sizeof buf), (long)size);
+	for (uint64_t i = 0; i < size; i++)
+		ck_assert_msg(buf[i] == want[i], "byte %llx is %x, not %x", (unsigned long long)i,
+			      buf[i], want[i]);
+}
+
+/* In memory, and as it is stored. */
+static void expect_all(void)
+{
+	expect();
+	ck_assert_int_eq(toy_fsync(t), 0);
+	expect();
+	toy_drop_cache(t);
+	expect();
+	uint8_t *kept = toy_image_bytes(&t->kept, BLOCK);
+	ck_assert_uint_eq(t->kept.size, nf_i_size(&t->ic));
+	ck_assert_mem_eq(kept, want, t->kept.size);
+	free(kept);
+}
+
+static void cold_file(size_t len)
+{
+	put(0, len, 0x11);
+	ck_assert_int_eq(toy_fsync(t), 0);
+	toy_drop_cache(t);
+}
+
+START_TEST(g01_truncate_inside_a_write_to_a_cold_block_keeps_its_front)
+{
+	cold_file(5 * BLOCK);
+	put(20000, 9000, 0x22);
+	cut(23456);
+	expect_all();
+}
+END_TEST
+
+START_TEST(g02_a_hole_over_the_front_of_dirty_bytes_keeps_their_tail)
+{
+	cold_file(5 * BLOCK);
+	put(20000, 9000, 0x22);
+	memset(want + 18000, 0, 6000);
+	ck_assert_int_eq(toy_fallocate(t, PUNCH, 18000, 6000), 0);
+	expect_all();
+}
+END_TEST
+
+START_TEST(g03_dirty_bytes_that_are_all_cut_off_leave_nothing)
+{
+	put(0xbbbf, 0xf96c, 0x33);
+	cut(0xbbbf);
+	ck_assert_uint_eq(nf_dirty_bytes(&t->ic), 0);
+	expect_all();
+	ck_assert(!nf_is_dirty(&t->ic));
+}
+END_TEST
+
+START_TEST(g05_growing_again_after_a_cut_shows_zeros)
+{
+	static const uint64_t cuts[] = { 0, 1, 4095, 4096, 5000, BLOCK, BLOCK + 1, 3 * BLOCK - 1 };
+
+	for (unsigned i = 0; i < NF_ARRAY_LEN(cuts); i++) {
+		put(0, 3 * BLOCK, 0x44);
+		if (i % 2) {
+			ck_assert_int_eq(toy_fsync(t), 0);
+			toy_drop_cache(t);
+		}
+		cut(cuts[i]);
+		ck_assert_int_eq(toy_truncate(t, 5 * BLOCK), 0);
+		if (i % 3 == 0)
+			put(4 * BLOCK + 7, 10, 0x45);
+		expect_all();
+	}
+}
+END_TEST
+
+START_TEST(g06_small_appends_survive_dropping_the_cache)
+{
+	for (unsigned i = 0; i < 40; i++) {
+		put(i * 700, 700, (uint8_t)(i + 1));
+		if (i % 3 == 0) {
+			ck_assert_int_eq(toy_fsync(t), 0);
+			toy_drop_cache(t);
+		}
+	}
+	expect_all();
+}
+END_TEST
+
+START_TEST(g08_bytes_behind_an_unsent_extension_are_not_taken_for_zeros)
+{
+	cold_file(2 * BLOCK);
+	ck_assert_int_eq(toy_truncate(t, 6 * BLOCK), 0);
+	put(5 * BLOCK, 100, 0x55);
+	toy_drop_cache(t);
+	expect_all();
+}
+END_TEST
+
+START_TEST(g09_writing_all_over_a_partly_written_block_needs_no_read)
+{
+	cold_file(4 * BLOCK);
+	unsigned reads = t->nr_reads;
+	put(BLOCK + 100, 300, 0x66);
+	put(BLOCK, BLOCK, 0x67);
+	ck_assert_int_eq(toy_fsync(t), 0);
+	ck_assert_uint_eq(t->nr_reads, reads);
+	expect_all();
+}
+END_TEST
+
+START_TEST(g14_a_failed_store_reports_its_error_and_keeps_the_data)
+{
+	put(0, 3 * BLOCK, 0x77);
+	t->fail_writes = -ENOSPC;
+	ck_assert_int_eq(toy_fsync(t), -ENOSPC);
+	ck_assert(nf_is_dirty(&t->ic));
+	ck_assert_uint_eq(nf_dirty_bytes(&t->ic), 3 * BLOCK);
+	expect();
+	t->fail_writes = 0;
+	expect_all();
+	ck_assert(!nf_is_dirty(&t->ic));
+}
+END_TEST
+
+/* G16 */
+static void *append_some(void *arg)
+{
+	uint8_t b[300];
+
+	memset(b, *(uint8_t *)arg, sizeof b);
+	for (unsigned i = 0; i < 50; i++)
+		ck_assert_int_eq(toy_write_flags(t, 0, b, sizeof b, NF_IO_APPEND), 0);
+	return NULL;
+}
+
+START_TEST(g16_parallel_appends_neither_overlap_nor_leave_gaps)
+{
+	pthread_t th[3];
+	uint8_t v[3] = { 1, 2, 3 };
+	unsigned seen[4] = { 0 };
+
+	for (unsigned i = 0; i < 3; i++)
+		pthread_create(&th[i], NULL, append_some, &v[i]);
+	for (unsigned i = 0; i < 3; i++)
+		pthread_join(th[i], NULL);
+	ck_assert_uint_eq(nf_i_size(&t->ic), 3 * 50 * 300);
+	ck_assert_int_eq(toy_read(t, 0, buf, sizeof buf), 3 * 50 * 300);
+	for (unsigned i = 0; i < 3 * 50 * 300; i++) {
+		ck_assert_uint_eq(buf[i], buf[i / 300 * 300]);
+		seen[buf[i] & 3]++;
+	}
+	ck_assert_uint_eq(seen[1], 15000);
+	ck_assert_int_eq(toy_fsync(t), 0);
+	ck_assert(t->info.appended);
+}
+END_TEST
+
+START_TEST(g19_behind_the_end_of_the_file_there_are_zeros)
+{
+	cold_file(24998);
+	ck_assert_int_eq(toy_read(t, 0, buf, 100), 100);
+	ck_assert_int_eq(toy_truncate(t, 30000), 0);
+	expect_all();
+}
+END_TEST
+
+START_TEST(g22_g35_one_dirty_byte_in_a_cold_block_is_read_around)
+{
+	for (unsigned at = 0; at < BLOCK; at += 1023) {
+		cold_file(3 * BLOCK);
+		put(BLOCK + at, 1, 0x88);
+		if (at % 2)
+			expect();
+		expect_all();
+	}
+}
+END_TEST
+
+START_TEST(g27_zero_range_past_the_end_moves_it)
+{
+	cold_file(2 * BLOCK);
+	memset(want + 10000, 0, 60000);
+	ck_assert_int_eq(toy_fallocate(t, FALLOC_FL_ZERO_RANGE, 10000, 60000), 0);
+	ck_assert_uint_eq(nf_i_size(&t->ic), 70000);
+	expect_all();
+	ck_assert_int_eq(toy_fallocate(t, FALLOC_FL_COLLAPSE_RANGE, 0, 4096), -EOPNOTSUPP);
+}
+END_TEST
+
+START_TEST(g28_writing_past_the_end_in_the_last_page_keeps_its_head)
+{
+	cold_file(100);
+	put(200, 10, 0x99);
+	expect_all();
+}
+END_TEST
+
+/* G31, I8: what the older group says must not change once a younger one writes there. */
+START_TEST(g31_an_older_group_that_fails_is_stored_as_it_was)
+{
+	uint8_t *kept;
+
+	put(0, BLOCK, 0x01);
+	toy_hold(t, true);
+	struct toy_wait w;
+	toy_wait_init(&w, t);
+	nf_fsync(&w.io); /* group 1 is gathered and under way */
+	while (t->nr_writes == 0)
+		usleep(1000);
+	put(100, 50, 0x02); /* group 2 in the same block */
+	t->fail_writes = -EIO;
+	toy_hold(t, false);
+	ck_assert_int_eq(toy_wait_end(&w), -EIO);
+	t->fail_writes = 0;
+	toy_wait_init(&w, t);
+	nf_group_flush(&w.io, 1);
+	ck_assert_int_eq(toy_wait_end(&w), 0);
+	kept = toy_image_bytes(&t->kept, BLOCK);
+	for (unsigned i = 0; i < BLOCK; i++)
+		ck_assert_uint_eq(kept[i], 0x01);
+	free(kept);
+	expect_all();
+}
+END_TEST
+
+/* G34 */
+START_TEST(g34_storing_one_of_two_regions_of_a_folio_keeps_the_other)
+{
+	struct toy_wait w;
+
+	cold_file(8 * BLOCK);
+	put(10, 10, 0xaa);
+	put(7 * BLOCK, 10, 0xab);
+	toy_wait_init(&w, t);
+	w.io.pos_bytes = 0;
+	w.io.len_bytes = 100;
+	nf_writeback_range(&w.io);
+	ck_assert_int_eq(toy_wait_end(&w), 0);
+	ck_assert_uint_eq(nf_dirty_bytes(&t->ic), 10);
+	(void)nf_memory_reclaim(t->lib->mem, SIZE_MAX);
+	expect_all();
+}
+END_TEST
+
+START_TEST(a_closed_group_is_stored_before_what_comes_after_it)
+{
+	put(0, 100, 1);
+	ck_assert_uint_eq(nf_group_close(&t->ic), 1);
+	put(50, 100, 2); /* over data of group 1: that is gathered first */
+	ck_assert_uint_eq(nf_group_close(&t->ic), 2);
+	ck_assert_uint_eq(nf_group_close(&t->ic), 2);
+	expect_all();
+	ck_assert_uint_eq(t->nr_groups, 2);
+	ck_assert_uint_eq(t->last_group, 2);
+	ck_assert_uint_eq(t->info.nr_ranges, 1);
+	ck_assert(t->ranges[0].start == 50 && t->ranges[0].end == 150);
+	ck_assert_uint_eq(nf_group_close(&t->ic), 0);
+}
+END_TEST
+
+START_TEST(a_truncation_alone_makes_a_group)
+{
+	cold_file(5 * BLOCK);
+	cut(2 * BLOCK);
+	unsigned writes = t->nr_writes;
+	ck_assert_int_eq(toy_fsync(t), 0);
+	ck_assert_uint_eq(t->nr_writes, writes); /* on a block boundary nothing is stored */
+	ck_assert_uint_eq(t->info.least_size_bytes, 2 * BLOCK);
+	ck_assert_uint_eq(t->info.nr_ranges, 0);
+	expect_all();
+}
+END_TEST
+
+START_TEST(whole_zeroed_blocks_become_holes_without_being_stored)
+{
+	cold_file(10 * BLOCK);
+	unsigned writes = t->nr_writes;
+	memset(want + 2 * BLOCK, 0, 4 * BLOCK);
+	ck_assert_int_eq(toy_fallocate(t, PUNCH, 2 * BLOCK, 4 * BLOCK), 0);
+	ck_assert_int_eq(toy_fsync(t), 0);
+	ck_assert_uint_eq(t->nr_writes, writes);
+	ck_assert(!t->kept.blocks[3].sealed);
+	expect_all();
+}
+END_TEST
+
+START_TEST(dsync_returns_when_its_group_is_stored)
+{
+	put(0, 5000, 1);
+	memset(want + 100, 2, 100);
+	ck_assert_int_eq(toy_write_flags(t, 100, want + 100, 100, NF_IO_DSYNC), 0);
+	ck_assert_uint_eq(t->nr_groups, 1);
+	expect_all();
+}
+END_TEST
+
+START_TEST(direct_io_leaves_nothing_in_memory)
+{
+	cold_file(4 * BLOCK);
+	memset(want, 3, 2 * BLOCK);
+	ck_assert_int_eq(toy_write_flags(t, 0, want, 2 * BLOCK, NF_IO_DIRECT), 0);
+	ck_assert(t->now.blocks[0].sealed && t->now.blocks[1].sealed);
+	ck_assert(!nf_peek(&t->ic, 0, buf, 10));
+	ck_assert_int_eq(toy_read_flags(t, 2 * BLOCK, buf, 100, NF_IO_DIRECT), 100);
+	ck_assert(!nf_peek(&t->ic, 2 * BLOCK, buf, 10));
+	expect_all();
+}
+END_TEST
+
+START_TEST(every_byte_enters_through_a_region)
+{
+	uint64_t before = nf_counter_get(NF_C_REGION_BYTES);
+
+	put(0, 1234, 1);
+	ck_assert_int_eq(toy_write_flags(t, 0, want, 1000, NF_IO_APPEND), 0);
+	memcpy(want + 1234, want, 1000);
+	ck_assert_int_eq(toy_write_flags(t, 0, want, 10, NF_IO_DIRECT), 0);
+	ck_assert_uint_eq(nf_counter_get(NF_C_REGION_BYTES) - before, 1234 + 1000 + 10);
+}
+END_TEST
+
+START_TEST(two_readers_of_one_missing_block_share_a_request)
+{
+	struct toy_wait a, b;
+
+	cold_file(8 * BLOCK);
+	toy_hold(t, true);
+	unsigned reads = t->nr_reads;
+	toy_wait_init(&a, t);
+	a.io.pos_bytes = 5 * BLOCK;
+	a.io.len_bytes = 100;
+	toy_wait_init(&b, t);
+	b.io.pos_bytes = 5 * BLOCK + 200;
+	b.io.len_bytes = 100;
+	nf_read(&a.io);
+	nf_read(&b.io);
+	ck_assert_uint_eq(t->nr_reads, reads + 1);
+	toy_hold(t, false);
+	ck_assert_int_eq(toy_wait_end(&a), 0);
+	ck_assert_int_eq(toy_wait_end(&b), 0);
+	nf_read_end(&a.io);
+	nf_read_end(&b.io);
+}
+END_TEST
+
+START_TEST(a_read_under_way_is_made_again_when_the_block_changed)
+{
+	struct toy_wait a;
+
+	cold_file(4 * BLOCK);
+	toy_hold(t, true);
+	toy_wait_init(&a, t);
+	a.io.pos_bytes = BLOCK;
+	a.io.len_bytes = 100;
+	a.io.flags = NF_IO_NOWAIT_AHEAD;
+	nf_read(&a.io);
+	unsigned reads = t->nr_reads;
+	toy_invalidate(t, BLOCK, 2 * BLOCK);
+	toy_hold(t, false);
+	ck_assert_int_eq(toy_wait_end(&a), 0);
+	ck_assert_uint_eq(t->nr_reads, reads + 1);
+	nf_read_end(&a.io);
+}
+END_TEST
+
+START_TEST(a_reader_gets_the_error_and_the_next_one_tries_again)
+{
+	cold_file(4 * BLOCK);
+	t->fail_reads = -EIO;
+	ck_assert_int_eq(toy_read(t, 0, buf, 10), -EIO);
+	t->fail_reads = 0;
+	expect_all();
+}
+END_TEST
+
+START_TEST(later_is_tried_again)
+{
+	uint64_t before = nf_counter_get(NF_C_WRITE_RETRY);
+
+	put(0, 100, 1);
+	t->p_again = 500;
+	while (toy_fsync(t) < 0)
+		;
+	t->p_again = 0;
+	put(0, 100, 2);
+	t->fail_writes = -EAGAIN;
+	ck_assert_int_eq(toy_fsync(t), -EAGAIN); /* but not for ever */
+	t->fail_writes = 0;
+	ck_assert(nf_counter_get(NF_C_WRITE_RETRY) > before);
+	expect_all();
+}
+END_TEST
+
+START_TEST(a_writer_waits_while_memory_is_full_of_dirty_data_that_cannot_be_stored)
+{
+	struct toy_wait w[3];
+	static uint8_t data[4 << 20];
+	struct iovec v = { data, sizeof data };
+	struct nf_netfs_stats st;
+
+	memset(data, 5, sizeof data);
+	toy_hold(t, true);
+	for (unsigned i = 0; i < 3; i++) {
+		toy_wait_init(&w[i], t);
+		w[i].io.pos_bytes = (uint64_t)i * sizeof data;
+		w[i].io.len_bytes = sizeof data;
+		w[i].io.iov = &v;
+		w[i].io.nr_iov = 1;
+		nf_write(&w[i].io);
+	}
+	usleep(50000);
+	ck_assert(!toy_is_done(&w[2]));
+	nf_netfs_stats(t->lib, &st);
+	ck_assert_uint_le(st.memory_used_bytes, st.memory_limit_bytes);
+	toy_hold(t, false);
+	for (unsigned i = 0; i < 3; i++)
+		ck_assert_int_eq(toy_wait_end(&w[i]), 0);
+	ck_assert_int_eq(toy_fsync(t), 0);
+	toy_drop_cache(t);
+	ck_assert_int_eq(toy_read(t, sizeof data * 2 + 5, buf, 1000), 1000);
+	for (unsigned i = 0; i < 1000; i++)
+		ck_assert_uint_eq(buf[i], 5);
+}
+END_TEST
+
+START_TEST(discarded_data_is_gone_and_waiters_are_told)
+{
+	struct toy_wait w;
+
+	cold_file(4 * BLOCK);
+	toy_hold(t, true);
+	memset(buf, 9, 100);
+	ck_assert_int_eq(toy_write(t, 0, buf, 100), 0);
+	toy_wait_init(&w, t);
+	nf_fsync(&w.io);
+	nf_discard(&t->ic, -ESTALE);
+	ck_assert_int_eq(toy_wait_end(&w), -ESTALE);
+	toy_hold(t, false);
+	while (nf_is_dirty(&t->ic))
+		usleep(1000);
+	expect_all();
+}
+END_TEST
+
+START_TEST(sequential_reads_are_read_ahead_of)
+{
+	cold_file(40 * BLOCK);
+	uint64_t before = nf_counter_get(NF_C_READ_AHEAD_BYTES);
+	for (unsigned i = 0; i < 10; i++)
+		ck_assert_int_eq(toy_read(t, i * BLOCK, buf, BLOCK), BLOCK);
+	ck_assert(nf_counter_get(NF_C_READ_AHEAD_BYTES) > before);
+}
+END_TEST
+
+START_TEST(the_lists_of_regions_and_requests_are_readable)
+{
+	char *text;
+
+	put(100, 50, 1);
+	ck_assert_int_eq(nf_netfs_regions_text(t->lib, &text), 0);
+	ck_assert_ptr_nonnull(strstr(text, "ORD  D"));
+	ck_assert_ptr_nonnull(strstr(text, "64-96"));
+	free(text);
+	toy_hold(t, true);
+	struct toy_wait w;
+	toy_wait_init(&w, t);
+	nf_fsync(&w.io);
+	while (t->nr_writes == 0)
+		usleep(1000);
+	ck_assert_int_eq(nf_netfs_requests_text(t->lib, &text), 0);
+	ck_assert_ptr_nonnull(strstr(text, "WB store"));
+	free(text);
+	toy_hold(t, false);
+	ck_assert_int_eq(toy_wait_end(&w), 0);
+}
+END_TEST
+
+static void suite_add(Suite *s)
+{
+	TCase *tc = nf_case(s, "netfs", 60);
+
+	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_test(tc, g01_truncate_inside_a_write_to_a_cold_block_keeps_its_front);
+	tcase_add_test(tc, g02_a_hole_over_the_front_of_dirty_bytes_keeps_their_tail);
+	tcase_add_test(tc, g03_dirty_bytes_that_are_all_cut_off_leave_nothing);
+	tcase_add_test(tc, g05_growing_again_after_a_cut_shows_zeros);
+	tcase_add_test(tc, g06_small_appends_survive_dropping_the_cache);
+	tcase_add_test(tc, g08_bytes_behind_an_unsent_extension_are_not_taken_for_zeros);
+	tcase_add_test(tc, g09_writing_all_over_a_partly_written_block_needs_no_read);
+	tcase_add_test(tc, g14_a_failed_store_reports_its_error_and_keeps_the_data);
+	tcase_add_test(tc, g16_parallel_appends_neither_overlap_nor_leave_gaps);
+	tcase_add_test(tc, g19_behind_the_end_of_the_file_there_are_zeros);
+	tcase_add_test(tc, g22_g35_one_dirty_byte_in_a_cold_block_is_read_around);
+	tcase_add_test(tc, g27_zero_range_past_the_end_moves_it);
+	tcase_add_test(tc, g28_writing_past_the_end_in_the_last_page_keeps_its_head);
+	tcase_add_test(tc, g31_an_older_group_that_fails_is_stored_as_it_was);
+	tcase_add_test(tc, g34_storing_one_of_two_regions_of_a_folio_keeps_the_other);
+	tcase_add_test(tc, a_closed_group_is_stored_before_what_comes_after_it);
+	tcase_add_test(tc, a_truncation_alone_makes_a_group);
+	tcase_add_test(tc, whole_zeroed_blocks_become_holes_without_being_stored);
+	tcase_add_test(tc, dsync_returns_when_its_group_is_stored);
+	tcase_add_test(tc, direct_io_leaves_nothing_in_memory);
+	tcase_add_test(tc, every_byte_enters_through_a_region);
+	tcase_add_test(tc, two_readers_of_one_missing_block_share_a_request);
+	tcase_add_test(tc, a_read_under_way_is_made_again_when_the_block_changed);
+	tcase_add_test(tc, a_reader_gets_the_error_and_the_next_one_tries_again);
+	tcase_add_test(tc, later_is_tried_again);
+	tcase_add_test(tc, a_writer_waits_while_memory_is_full_of_dirty_data_that_cannot_be_stored);
+	tcase_add_test(tc, discarded_data_is_gone_and_waiters_are_told);
+	tcase_add_test(tc, sequential_reads_are_read_ahead_of);
+	tcase_add_test(tc, the_lists_of_regions_and_requests_are_readable);
+}
+
+NF_SUITE("netfs/netfs")
