@@ -35,9 +35,9 @@ def program():
     if os.environ.get("FOLIOFS"):
         return os.environ["FOLIOFS"]
     build = pathlib.Path(os.environ.get("NF_BUILD", ROOT / "build"))
-    for path in (build / "foliofs", build / "src/cli/foliofs"):
-        if path.exists():
-            return str(path)
+    path = build / "src/foliofs"
+    if path.exists():
+        return str(path)
     raise FileNotFoundError(f"no foliofs in {build}")
 
 
@@ -94,7 +94,7 @@ class Vault:
         self.store = where
         self.password = password
         self.machines = {}
-        done = self.machine("init").run("init", where.url)
+        done = self.machine("init").run("init", where.url, "--kdf-cost", "15")
         assert done.returncode == 0, done.stderr
 
     def machine(self, name):
