@@ -184,7 +184,7 @@ static int before_last_name(struct nf_vault *v, uint64_t ino, const struct nf_in
 		return r;
 	}
 	if (!vn->refs) {
-		if (vn->in_cut || vn->invals)
+		if (vn->in_cut)
 			vn->refs++, vn->drop_ref = true;
 		else
 			vn->refs++;
