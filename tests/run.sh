@@ -48,21 +48,22 @@ build()
 # Each check program with Check's own line: "100%: Checks: N, Failures: 0, Errors: 0".
 plain_programs()
 {
-	local t out
+	local t out word=ok
 	for t in build/tests/*_check_* build/tests/*_model_* build/tests/*_crash_* build/tests/*_proto_*; do
 		[ -f "$t" ] && [ -x "$t" ] || continue
-		out=$(FOLIOFS_CHECK_PLAIN=1 CK_FORK=no timeout 300 "$t" 2>&1) || { failed=1; echo "$out"; }
+		out=$(FOLIOFS_CHECK_PLAIN=1 CK_FORK=no timeout 300 "$t" 2>&1) || { word=FAILED; failed=1; echo "$out"; }
 		echo "${t##*/}: $(grep -E '^[0-9]+%: Checks' <<<"$out" | tail -1)"
 	done
+	results+=("$word  check programs, plain")
 }
 
 build build-asan -Db_sanitize=address,undefined -Dlock_check=true -Dparanoid=true
 step 900 "all programs, address and undefined-behaviour sanitizers" \
-	meson test -C build-asan --no-rebuild --print-errorlogs --no-suite e2e -j "$jobs"
+	meson test -C build-asan --no-rebuild --print-errorlogs --no-suite e2e --num-processes "$jobs"
 
 build build-tsan -Db_sanitize=thread
 step 900 "programs with threads, thread sanitizer" \
-	meson test -C build-tsan --no-rebuild --print-errorlogs --suite unit --suite model --suite proto -j "$jobs"
+	meson test -C build-tsan --no-rebuild --print-errorlogs --suite unit --suite model --suite proto --num-processes "$jobs"
 
 build build
 echo "== check programs, plain"

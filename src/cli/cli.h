@@ -46,5 +46,6 @@ enum nf_exit nf_cmd_key(struct nf_args *a);
 enum nf_exit nf_cmd_cat(struct nf_args *a);
 enum nf_exit nf_cmd_ls(struct nf_args *a);
 enum nf_exit nf_cmd_get(struct nf_args *a);
+enum nf_exit nf_cmd_check(struct nf_args *a);
 
 #endif

@@ -30,6 +30,8 @@ static const struct nf_command commands[] = {
 	{ "cat", "STORE PATH", "Print a file of a vault without mounting it", NULL, NF_OPT_STORE, 2, 2, nf_cmd_cat },
 	{ "get", "STORE PATH [TARGET]", "Copy a file or directory out of a vault without mounting it", NULL,
 	  NF_OPT_STORE, 2, 3, nf_cmd_get },
+	{ "check", "STORE", "Check everything the newest state of a vault refers to", NULL,
+	  NF_OPT_STORE | NF_OPT_JSON | NF_OPT_CHECK, 1, 1, nf_cmd_check },
 	{ "stats", "[DIR]", "Print the counters of a mount", NULL, NF_OPT_STATS, 0, 1, nf_cmd_stats },
 	{ "regions", "[DIR]", "List modified ranges not stored yet", NULL, 0, 0, 1, nf_cmd_regions },
 	{ "requests", "[DIR]", "List reads, writes and calls under way", NULL, 0, 0, 1, nf_cmd_requests },

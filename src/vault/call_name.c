@@ -175,22 +175,14 @@ static int before_last_name(struct nf_vault *v, uint64_t ino, const struct nf_in
 	if (!vn || vn->dying || S_ISDIR(item->mode) || item->nlink > 1)
 		return 0;
 	/* Closed but kept in memory: nobody holds it, what is dirty in it dies with it. */
-	if (!vn->refs && !nf_list_empty(&vn->lru)) {
+	if (!nf_list_empty(&vn->lru)) {
 		nf_list_del(&vn->lru);
 		v->nr_closed--;
+	}
+	if (!vn->refs) {
 		vn->refs = 1;
 		int r = nf_vnode_orphan(vn, w);
 		nf_vnode_put(vn);
-		return r;
-	}
-	if (!vn->refs) {
-		if (vn->in_cut)
-			vn->refs++, vn->drop_ref = true;
-		else
-			vn->refs++;
-		int r = nf_vnode_orphan(vn, w);
-		if (!vn->drop_ref)
-			nf_vnode_put(vn);
 		return r;
 	}
 	return nf_vnode_orphan(vn, w);

@@ -30,9 +30,16 @@ enum {
 /* The dot that everything done so far will be in; 0: everything is confirmed. */
 static uint64_t target_seq(struct nf_vault *v)
 {
+	/* Files are listed as dirty when they may hold something; the cut finds out. */
 	if (v->current && (v->current->nr_ops || !nf_list_empty(&v->dirty_list)))
 		return v->current->seq;
 	return v->frozen ? v->frozen->seq : 0;
+}
+
+/* Is everything up to dot TARGET on the server, or was there nothing in it? */
+static bool is_done(struct nf_vault *v, uint64_t target)
+{
+	return v->confirmed_seq >= target || target_seq(v) == 0;
 }
 
 /* Ends what waits for dots up to the confirmed one. */
@@ -43,7 +50,7 @@ static void wake_synced(struct nf_vault *v)
 	nf_list_init(&ready);
 	nf_lock_take(&v->ns);
 	nf_list_for_each_safe(run, &v->sync_waiters, struct nf_run, waiting) {
-		if (run->sync_seq > v->confirmed_seq && target_seq(v) != 0)
+		if (!is_done(v, run->sync_seq))
 			continue;
 		nf_list_del(&run->waiting);
 		nf_list_add_tail(&ready, &run->waiting);
@@ -230,21 +237,19 @@ int nf_commit_turn(struct nf_vault *v, bool force)
 
 	if (force && !v->read_only)
 		nf_cut(v);
-	if (v->frozen) {
+	if (v->frozen)
 		r = nf_cut_drain(v);
-		if (r < 0)
-			return r;
-	}
 	nf_lock_take(&v->ns);
-	v->committing = true;
+	v->committing = r == 0;
 	nf_lock_drop(&v->ns);
-	for (unsigned round = 0; round < TURNS_MAX; round++) {
+	for (unsigned round = 0; r >= 0 && round < TURNS_MAX; round++) {
 		r = round_of(v, round);
 		if (r <= 0 || v->stop)
 			break;
 	}
 	nf_lock_take(&v->ns);
 	v->committing = false;
+	v->turns_done++;
 	v->last_error = NF_MIN(r, 0);
 	if (r < 0 && r != -NF_E_HEAD_ROLLBACK)
 		v->connected = r != -NF_E_OFFLINE && r != -NF_E_TIMEOUT;
@@ -364,28 +369,31 @@ int nf_vault_sync(struct nf_vault *v, _Atomic bool *stop)
 	nf_lock_take(&v->ns);
 	uint64_t target = target_seq(v);
 	nf_lock_drop(&v->ns);
-	if (target == 0)
+	if (target == 0) {
+		/* Nothing to send; what others sent is wanted all the same.  Without the store there is none. */
+		(void)nf_vault_refresh(v);
 		return 0;
+	}
 	if (v->no_threads) {
-		for (int i = 0; i < TURNS_MAX && r == 0 && v->confirmed_seq < target; i++)
+		for (int i = 0; i < TURNS_MAX && r == 0 && !is_done(v, target); i++)
 			r = nf_commit_turn(v, true);
-		return r == 0 && v->confirmed_seq < target ? nf_fail(-NF_E_STORE_BUSY) : r;
+		return r == 0 && !is_done(v, target) ? nf_fail(-NF_E_STORE_BUSY) : r;
 	}
 	nf_lock_take(&v->ns);
-	uint64_t failures = 0, seen = v->looks_done;
-	while (v->confirmed_seq < target && !v->stopping && !(stop && *stop)) {
+	uint64_t failures = 0, seen = v->turns_done;
+	while (!is_done(v, target) && !v->stopping && !(stop && *stop)) {
 		v->want_commit = true;
 		nf_cond_broadcast(&v->changed);
 		nf_cond_wait_until(&v->changed, &v->ns, nf_clock_ns() + NF_NS_PER_S / 2);
-		if (v->looks_done != seen && v->last_error < 0)
+		if (v->turns_done != seen && v->last_error < 0)
 			failures++;
-		seen = v->looks_done;
+		seen = v->turns_done;
 		if (failures >= 5) {
 			r = v->last_error;
 			break;
 		}
 	}
-	if (r == 0 && v->confirmed_seq < target)
+	if (r == 0 && !is_done(v, target))
 		r = nf_fail(-NF_E_CANCELLED);
 	nf_lock_drop(&v->ns);
 	return r;

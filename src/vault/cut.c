@@ -30,7 +30,6 @@ static void drained(struct nf_io *io)
 		v->frozen->undrained--;
 		if (!nf_is_dirty(&vn->ic) && nf_avl_empty(&vn->acc))
 			nf_list_del(&vn->dirty);
-		vn->drop_ref = false;
 		nf_vnode_put(vn);
 	}
 	nf_cond_broadcast(&v->changed);

@@ -98,7 +98,6 @@ struct nf_vnode {
 	bool pending_times;      /* n  mtime below is newer than the item's */
 	bool orphan;             /* n  no name: orphan_layer is its state */
 	bool nameless;           /* n  an orphan that may still get a name (O_TMPFILE) */
-	bool drop_ref;           /* n  the end of the cut drops one reference */
 	uint64_t cut_group;      /* n  last group of the frozen epoch; 0: none */
 	int failed;              /* n  a group that could not be logged: every later fsync says so */
 	bool in_cut;             /* n  counted in frozen->undrained */
@@ -196,6 +195,7 @@ struct nf_vault {
 	bool connected;             /* n */
 	int last_error;             /* n */
 	uint64_t looks_done;        /* n */
+	uint64_t turns_done;        /* n */
 	_Atomic bool stop;          /* ends blocking store work */
 	uint64_t upload_done, upload_total; /* n */
 	uint64_t forks, merges, conflicts, commits; /* n */

@@ -240,6 +240,13 @@ int nf_vnode_orphan(struct nf_vnode *vn, struct nf_want *w)
 	vn->orphan_base = v->base.root;
 	vn->orphan = true;
 	nf_list_del(&vn->dirty);
+	/* The cut need not wait for it, unless its flush runs already. */
+	if (vn->in_cut && !vn->cut_running) {
+		vn->in_cut = false;
+		v->frozen->undrained--;
+		nf_cond_broadcast(&v->changed);
+		nf_vnode_put(vn);
+	}
 	return 0;
 }
 

@@ -9,14 +9,18 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 
 import pytest
 
-from conftest import is_mounted, wait_for
+from conftest import ROOT, is_mounted, wait_for
+
+sys.path.insert(0, str(ROOT / "tests" / "lib"))
+import servers  # noqa: E402
 
 OK, ERROR, USAGE, KEY, DENIED, OFFLINE, NO_VAULT, FOREIGN, BUSY, FULL, DAMAGED, MOUNT, NOT_MOUNTED = range(13)
-COMMANDS = ["init", "mount", "umount", "status", "sync", "key", "ls", "cat", "get", "stats", "regions",
+COMMANDS = ["init", "mount", "umount", "status", "sync", "key", "ls", "cat", "get", "check", "stats", "regions",
             "requests", "trace"]
 PASS = "correct horse"
 
@@ -396,6 +400,42 @@ def test_reading_without_a_mount(vault):
     assert (to / "big").read_bytes() == data and os.readlink(to / "link") == "big" and (to / "n7").read_text() == "7"
     vault.run("cat", vault.store, "/nothing", code=ERROR)
     vault.run("cat", vault.store, "/d", code=ERROR)
+
+
+def test_check_finds_what_is_damaged(vault):
+    vault.mount()
+    (vault.mnt / "f").write_bytes(os.urandom(200_000))
+    vault.umount("--wait")
+    r = json.loads(vault.run("check", vault.store, "--read-data", "--json").stdout)
+    assert r["problems"] == [] and r["inodes"] >= 2 and r["blocks"] >= 1
+    pack = max((p for p in (vault.store / "packs").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2] ^= 1
+    pack.chmod(0o600)
+    pack.write_bytes(data)
+    assert "/f" in vault.run("check", vault.store, "--read-data", code=DAMAGED).stdout
+    pack.unlink()
+    vault.run("check", vault.store, code=DAMAGED)
+
+
+def test_a_webdav_server_with_a_password(site):
+    right, wrong = site.stage.dir / "right", site.stage.dir / "wrong"
+    right.write_text("s3cret\n")
+    wrong.write_text("other\n")
+    right.chmod(0o600)
+    wrong.chmod(0o600)
+    with servers.start("apache", auth=("me", "s3cret")) as s:
+        url = f"dav://me@127.0.0.1:{s.port}/vault"
+        site.run("init", url, "--kdf-cost", "15", "--dav-password-file", wrong, code=DENIED)
+        site.run("init", url, "--kdf-cost", "15", "--dav-password-file", right)
+        site.run("mount", url, site.mnt, "-o", f"dav_password_file={right}")
+        (site.mnt / "f").write_text("over the wire")
+        assert "s3cret" not in site.run("status", site.mnt).stdout
+        site.umount("--wait")
+        site.run("mount", url, site.mnt, "-o", f"dav_password_file={wrong}", code=DENIED)
+        assert site.run("cat", url, "/f", "--dav-password-file", right).stdout == "over the wire"
+    site.run("ls", url, "--dav-password-file", right, "--retries", "1", "--timeout", "2", code=OFFLINE,
+             env={"XDG_STATE_HOME": str(site.stage.dir / "none")})
 
 
 def test_configuration_by_name(vault):

@@ -62,8 +62,8 @@ static inline void vfs_site_deinit(struct vfs_site *s)
 static inline struct nf_vault_options vfs_options(const struct vfs_site *s, const char *name, char *cache,
 						  char *state)
 {
-	snprintf(cache, 200, "%s/%s-cache", s->dir.path, name);
-	snprintf(state, 200, "%s/%s-state", s->dir.path, name);
+	snprintf(cache, 200, "%.120s/%.40s-cache", s->dir.path, name);
+	snprintf(state, 200, "%.120s/%.40s-state", s->dir.path, name);
 	return (struct nf_vault_options){ .store = vfs_store(s), .header = s->header, .cache_dir = cache,
 					  .state_dir = state, .cache_size_bytes = 64 << 20,
 					  .memory_bytes = 16 << 20, .no_threads = true, .host = name };
