@@ -42,7 +42,7 @@ def expected(machines, count):
 @pytest.mark.limit(1800)
 @pytest.mark.parametrize("kind", KINDS)
 def test_three_writers_lose_nothing_and_end_with_one_tree(stage, kind):
-    count = size("COMMITS", 60 if kind == "nginx" else 45, 1000) // MACHINES
+    count = size("COMMITS", 60 if kind == "nginx" else 24, 1000) // MACHINES
     names = [chr(ord("a") + i) for i in range(MACHINES)]
     with store(stage, kind) as s:
         v = Vault(stage, s)
