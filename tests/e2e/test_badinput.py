@@ -35,7 +35,7 @@ def filled(stage, s):
     with v.machine("writer").mount() as m:
         for name, data in files.items():
             (m.dir / name).write_bytes(data)
-        os.setxattr(m.dir / "f1", "user.big", rnd.randbytes(20000))
+        os.setxattr(m.dir / "f1", "user.big", rnd.randbytes(3900))
         m.sync()
     return v, files
 
@@ -56,7 +56,14 @@ def test_a_wrong_passphrase_has_its_own_exit_code(stage, kind):
 def test_refused_credentials_are_named(stage, kind):
     with store(stage, kind, auth=("me", "secret")) as s:
         v = Vault(stage, s)
-        refused(v.machine("m"), DENIED, url=s.url.replace("me:secret@", "me:wrong@"))
+        m = v.machine("m")
+        refused(m, DENIED)
+        m.netrc("me", "wrong")
+        refused(m, DENIED)
+        m.netrc("me", "secret")
+        with m.mount() as t:
+            (t.dir / "f").write_text("x")
+            t.sync()
 
 
 @pytest.mark.limit(60)
@@ -70,7 +77,7 @@ def test_things_that_are_no_vault_are_told_apart(stage):
             free.bind(("127.0.0.1", 0))
             refused(m, OFFLINE, url=f"dav://127.0.0.1:{free.getsockname()[1]}/")
         with Stub("xml", xml=b"<html>hello</html>") as stub:
-            refused(m, OFFLINE, url=stub.url)
+            refused(m, ERROR, url=stub.url)
 
 
 @pytest.mark.limit(60)

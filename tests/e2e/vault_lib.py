@@ -47,13 +47,15 @@ class Store:
     def __init__(self, stage, kind, auth=None):
         self.kind = kind
         self.server = None
+        self.auth = None
         if kind == "file":
             self.root = stage.folder("store") / "v"
             self.url = f"file://{self.root}"
         else:
             self.server = servers.start(kind, auth=auth)
             self.root = self.server.root / "v"
-            self.url = self.server.dav_url + "v"
+            self.url = f"dav://127.0.0.1:{self.server.port}/v"
+            self.auth = auth
 
     def away(self):
         """The store cannot be reached until back()."""
@@ -94,6 +96,8 @@ class Vault:
         self.store = where
         self.password = password
         self.machines = {}
+        if getattr(where, "auth", None):
+            self.machine("init").netrc(*where.auth)
         done = self.machine("init").run("init", where.url, "--kdf-cost", "15")
         assert done.returncode == 0, done.stderr
 
@@ -125,6 +129,11 @@ class Machine:
     def run(self, *args, password=None, timeout=60):
         return subprocess.run([program(), *map(str, args)], env=self.env(password), text=True,
                               capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
+
+    def netrc(self, user, password):
+        path = self.home / ".netrc"
+        path.touch(mode=0o600)
+        path.write_text(f"machine 127.0.0.1 login {user} password {password}\n")
 
     def folder(self):
         self.mounts += 1
