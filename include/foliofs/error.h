@@ -56,7 +56,8 @@
 	X(STALE_HANDLE, ESTALE, "the open file was replaced by another version")                   \
 	X(NO_INODE, ENOENT, "no such inode")                                                       \
 	X(FULL, ENOSPC, "no space left for data that must be kept")                                \
-	X(OPTION, EINVAL, "option not understood")
+	X(OPTION, EINVAL, "option not understood")                                                  \
+	X(WRITER_CLONED, EPERM, "another device writes as this one: its state was copied or restored")
 
 enum nf_error {
 	NF_E_BASE = 10000,

@@ -66,6 +66,12 @@ static bool sets_attrs(const struct nf_call *c)
 	return c->mask & ~(uint32_t)(NF_SET_SIZE | NF_SET_CTIME);
 }
 
+static uint32_t without_set_ids(uint32_t mode)
+{
+	mode &= ~(uint32_t)S_ISUID;
+	return mode & S_IXGRP ? mode & ~(uint32_t)S_ISGID : mode;
+}
+
 /* The operation of everything but the size. */
 static struct nf_op attr_op(const struct nf_call *c, const struct nf_inode_item *item, struct timespec now)
 {
@@ -79,11 +85,8 @@ static struct nf_op attr_op(const struct nf_call *c, const struct nf_inode_item 
 	op.now.ctime = now;
 	if (c->mask & NF_SET_MODE)
 		mode = (item->mode & S_IFMT) | (c->attr.mode & 07777);
-	if (c->mask & NF_SET_KILL_SUIDGID && S_ISREG(mode)) {
-		mode &= ~(uint32_t)S_ISUID;
-		if (mode & S_IXGRP)
-			mode &= ~(uint32_t)S_ISGID;
-	}
+	if (c->mask & NF_SET_KILL_SUIDGID && !S_ISDIR(mode))
+		mode = without_set_ids(mode);
 	if (mode != item->mode || c->mask & NF_SET_MODE) {
 		op.mask |= NF_OPA_MODE;
 		op.now.mode = mode;
@@ -105,6 +108,22 @@ static struct nf_op attr_op(const struct nf_call *c, const struct nf_inode_item 
 		op.now.mtime = c->mask & NF_SET_MTIME_NOW ? now : c->attr.mtime;
 	}
 	return op;
+}
+
+int nf_drop_set_ids(struct nf_vault *v, uint64_t ino, struct nf_want *w)
+{
+	struct nf_attr attr;
+
+	int r = nf_vault_attr(v, ino, w, &attr);
+	if (r)
+		return r == NF_TREE_NONE ? nf_fail(-ENOENT) : r;
+	if (without_set_ids(attr.mode) == attr.mode)
+		return 0;
+	r = nf_set_mode(v, ino, without_set_ids(attr.mode), nf_clock_real(), w);
+	/* It keeps the mode it has seen, and would run the file by it. */
+	if (r == 0 && v->fs.notify)
+		v->fs.notify->inval_inode(v->fs.notify_ctx, ino, -1, 0, NULL, NULL);
+	return r;
 }
 
 static int set_attrs(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
@@ -179,6 +198,9 @@ int nf_do_setattr(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	return r == NF_TREE_NONE ? nf_fail(-ENOENT) : r;
 }
 
+/* Numbers are 64 bits wide: there is always room for more. */
+static const uint64_t inodes_free = UINT64_C(1) << 40;
+
 int nf_do_statfs(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 {
 	int64_t counters[2] = { 0, 0 };
@@ -204,7 +226,7 @@ int nf_do_statfs(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	uint64_t used = (uint64_t)NF_MAX(counters[1], (int64_t)0);
 	uint64_t room = v->have_quota ? v->quota.free_bytes : UINT64_C(1) << 50;
 	c->statfs = (struct nf_statfs){ .total_bytes = used + room, .free_bytes = room,
-					.files = (uint64_t)NF_MAX(counters[0], (int64_t)0),
-					.files_free = UINT64_C(1) << 40, .name_max = NF_NAME_MAX };
+					.files = (uint64_t)NF_MAX(counters[0], (int64_t)0) + inodes_free,
+					.files_free = inodes_free, .name_max = NF_NAME_MAX };
 	return 0;
 }

@@ -149,5 +149,7 @@ int nf_do_copy_range(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 		run->start = start_store;
 		return NF_CALL_PENDING;
 	}
-	return copy(v, c, w, len);
+	if (c->uid != 0)
+		r = nf_drop_set_ids(v, b->ino, w);
+	return r ? r : copy(v, c, w, len);
 }

@@ -68,6 +68,11 @@ int nf_do_open(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 		return run->error;
 	if (run->phase)
 		nf_vnode_dirty(run->vn);
+	if (c->flags & O_TRUNC && c->mask & NF_SET_KILL_SUIDGID) {
+		r = nf_drop_set_ids(v, c->ino, w);
+		if (r)
+			return r;
+	}
 	struct nf_vnode *vn = run->vn;
 	run->vn = NULL;
 	return nf_open_file_new(v, vn, c);
@@ -273,29 +278,14 @@ void nf_unline(struct nf_run *run, void (*go)(struct nf_run *run))
 	run->start = start_unline;
 }
 
-static int kill_suid(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
-{
-	struct nf_attr attr;
-
-	if (!(c->write_flags & NF_WRITE_KILL_SUIDGID))
-		return 0;
-	int r = nf_vault_attr(v, c->ino, w, &attr);
-	if (r)
-		return r;
-	uint32_t mode = attr.mode & ~(uint32_t)S_ISUID;
-	if (mode & S_IXGRP)
-		mode &= ~(uint32_t)S_ISGID;
-	return mode == attr.mode ? 0 : nf_set_mode(v, c->ino, mode, nf_clock_real(), w);
-}
-
 int nf_do_write(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 {
 	struct nf_run *run = nf_run_of(c);
 	struct nf_vnode *vn = c->file->vn;
 
 	int r = nf_may_change(v);
-	if (r == 0)
-		r = kill_suid(v, c, w);
+	if (r == 0 && c->write_flags & NF_WRITE_KILL_SUIDGID)
+		r = nf_drop_set_ids(v, c->ino, w);
 	if (r == NF_TREE_WANT) {
 		int k = nf_call_keep_data(c);
 		return k < 0 ? k : r;
@@ -412,7 +402,6 @@ int nf_do_fallocate(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	struct nf_vnode *vn = c->file->vn;
 	uint32_t known = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE;
 
-	(void)w;
 	int r = nf_may_change(v);
 	if (r < 0)
 		return r;
@@ -422,6 +411,11 @@ int nf_do_fallocate(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 		return nf_fail(-EINVAL);
 	if (c->offset + c->size > INT64_MAX - (1 << 22))
 		return nf_fail(-EFBIG);
+	/* The kernel leaves this to us and has no flag for it. */
+	if (c->uid != 0)
+		r = nf_drop_set_ids(v, c->ino, w);
+	if (r)
+		return r;
 	vn->refs++;
 	run->vn = vn;
 	nf_vnode_touch(vn);

@@ -99,7 +99,7 @@ static int put_value(struct nf_vault *v, uint64_t ino, const char *name, const v
 	struct nf_op op = {
 		.kind = NF_OP_XATTR, .conflict_mode = NF_MODE_STASH, .time = time, .ino = ino,
 		.flags = remove ? NF_OPF_REMOVE : 0, .name = name, .name_len = (uint8_t)strlen(name),
-		.value = value, .value_len = (uint16_t)len,
+		.value = remove ? NULL : value, .value_len = remove ? 0 : (uint16_t)len,
 	};
 	struct nf_vnode *vn = nf_vnode_find(v, ino);
 	if (!vn || !vn->orphan)

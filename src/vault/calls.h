@@ -15,6 +15,9 @@ int nf_vault_do_attr(struct nf_vault *v, const struct nf_op *op, struct nf_want 
 int nf_set_mode(struct nf_vault *v, uint64_t ino, uint32_t mode, struct timespec time, struct nf_want *w)
 	NF_REQUIRES(v->ns);
 
+/* After a change by somebody who may not keep them: set-uid, and set-gid of a program, go. */
+int nf_drop_set_ids(struct nf_vault *v, uint64_t ino, struct nf_want *w) NF_REQUIRES(v->ns);
+
 /* ACLs (call_xattr.c). *MODE is cut by the umask or the directory's default ACL; what the new object gets goes to ACCESS and
  * INHERIT. */
 int nf_acl_inherit(struct nf_vault *v, uint64_t dir, uint32_t *mode, uint32_t umask, bool is_dir,

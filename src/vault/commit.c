@@ -100,6 +100,25 @@ static int check_rollback(struct nf_vault *v, const struct nf_look_result *look)
 	return r;
 }
 
+/* R12: nobody but us publishes dots of ours.  An entry that is ahead of what we sent, or of our dot with another delta, means
+ * that a copy of this device's state is in use elsewhere, or that ours is a restored one. */
+static int check_cloned(struct nf_vault *v, const struct nf_look_result *look)
+{
+	const struct nf_epoch *f = v->frozen;
+
+	if (!v->writer || v->read_only || !v->current)
+		return 0;
+	for (size_t i = 0; i < look->nr_leaves; i++) {
+		const struct nf_vector_entry *e = nf_vector_find(&look->leaves[i]->vector, v->writer);
+		if (!e || e->seq <= v->confirmed_seq)
+			continue;
+		if (f && f->sent && e->seq == f->seq && !memcmp(e->tag, f->delta.tag, sizeof e->tag))
+			continue;
+		return nf_fail(-NF_E_WRITER_CLONED);
+	}
+	return 0;
+}
+
 static int look(struct nf_vault *v, struct nf_look_result *out)
 {
 	int r = nf_look(v->look, out);
@@ -117,6 +136,8 @@ static int look(struct nf_vault *v, struct nf_look_result *out)
 		if (r == 0)
 			r = check_rollback(v, out);
 	}
+	if (r == 0)
+		r = check_cloned(v, out);
 	nf_lock_take(&v->ns);
 	v->connected = r == 0 || r == -NF_E_HEAD_ROLLBACK;
 	v->last_error = r;

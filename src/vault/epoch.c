@@ -91,14 +91,22 @@ uint64_t nf_vault_new_ino(struct nf_vault *v)
 	return (uint64_t)v->writer << 40 | v->next_counter++;
 }
 
-static void note_op(struct nf_vault *v, struct nf_epoch *e, const struct nf_op *op)
+/* Appends OP to the epoch's list. What is noted goes to the journal and to everyone, so what could not be read again
+ * is refused here. */
+static int note_op(struct nf_epoch *e, const struct nf_op *op)
 {
+	size_t from = e->ops.len;
+	struct nf_op again;
+
 	nf_op_encode(&e->ops, op);
-	e->nr_ops++;
-	if (!e->oldest_ns) {
-		e->oldest_ns = nf_clock_ns();
-		nf_cond_broadcast(&v->changed);
-	}
+	int r = nf_buf_error(&e->ops);
+	if (r < 0)
+		return r;
+	struct nf_rd rd = nf_rd_of(e->ops.p + from, e->ops.len - from);
+	r = nf_op_decode(&rd, NULL, &again);
+	if (r < 0)
+		e->ops.len = from;
+	return r;
 }
 
 /* The lowest journal segment that OP's blocks are in. */
@@ -124,16 +132,25 @@ static uint64_t lowest_segment(const struct nf_op *op, uint32_t block_bytes)
 static int do_op(struct nf_vault *v, struct nf_epoch *e, const struct nf_op *op, struct nf_want *w,
 		 bool frozen)
 {
-	struct nf_apply a = nf_vault_apply(v, e, frozen);
-	int r = nf_apply(&a, op, w);
+	size_t from = e->ops.len;
 
+	int r = note_op(e, op);
+	if (r < 0)
+		return r;
+	struct nf_apply a = nf_vault_apply(v, e, frozen);
+	r = nf_apply(&a, op, w);
 	if (r == 0) {
 		e->inodes += a.inodes;
 		e->bytes += a.bytes;
 		/* What we make ourselves was checked against this very view. */
 		NF_ASSERT(a.nr_redirects == 0);
-		note_op(v, e, op);
-		r = nf_buf_error(&e->ops);
+		e->nr_ops++;
+		if (!e->oldest_ns) {
+			e->oldest_ns = nf_clock_ns();
+			nf_cond_broadcast(&v->changed);
+		}
+	} else {
+		e->ops.len = from;
 	}
 	nf_apply_deinit(&a);
 	return r;

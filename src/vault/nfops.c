@@ -344,6 +344,32 @@ static int decrypt_block(struct nf_rreq *rq, struct nf_block *b, void *out)
 
 /* --- writing -------------------------------------------------------------------------------- */
 
+enum {
+	ROOM_LOOK_MS = 100,
+	ROOM_SPARE_BYTES = 8 << 20, /* for operations and what sealing adds */
+};
+
+/* What is accepted must fit on the disk: everything dirty goes to the journal.  A writer hears of a full disk here,
+ * at once, and nothing that was acknowledged is in danger. */
+static int check_write_begin(struct nf_ictx *ic, uint64_t pos_bytes, uint64_t len_bytes)
+{
+	struct nf_vault *v = vnode_of(ic)->v;
+	struct nf_netfs_stats st;
+	uint64_t now = nf_clock_ns(), at = atomic_load(&v->room_at_ns), free_bytes, total;
+
+	(void)pos_bytes;
+	if (!v->state_path)
+		return 0;
+	if ((at == 0 || now - at > ROOM_LOOK_MS * NF_NS_PER_MS) &&
+	    atomic_compare_exchange_strong(&v->room_at_ns, &at, now) &&
+	    nf_file_real.room(&nf_file_real, v->state_path, &free_bytes, &total) == 0)
+		atomic_store(&v->room_bytes, free_bytes);
+	nf_netfs_stats(v->lib, &st);
+	if (atomic_load(&v->room_bytes) < st.dirty_bytes + len_bytes + ROOM_SPARE_BYTES)
+		return nf_fail(-NF_E_FULL);
+	return 0;
+}
+
 /* A write request's private state: the patches its blocks make, ready before they are needed. */
 struct writing {
 	struct nf_acc **accs;
@@ -703,6 +729,7 @@ const struct nf_netfs_ops nf_vault_netfs_ops = {
 	.issue_read = issue_read,
 	.decrypt_block = decrypt_block,
 	.encrypt_block = encrypt_block,
+	.check_write_begin = check_write_begin,
 	.issue_write = issue_write,
 	.write_stored = write_stored,
 	.group_stored = group_stored,

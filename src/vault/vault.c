@@ -20,6 +20,7 @@ enum {
 	POOL_THREADS = 4,
 	NODE_THREADS = 2,
 	CLAIM_TRIES = 8,
+	MIN_FREE_BYTES = 64 << 20, /* the cache never takes the room that journal and state live from */
 	COUNTER_SLACK = 1 << 16, /* numbers skipped after a restart: what was used and not remembered */
 };
 
@@ -43,7 +44,8 @@ static int open_local(struct nf_vault *v, const struct nf_vault_options *o)
 	if (r < 0)
 		return r;
 	struct nf_cache_options c = { .dir = o->cache_dir, .size_limit_bytes = o->cache_size_bytes,
-				      .min_free_bytes = o->min_free_bytes, .files = &nf_file_real,
+				      .min_free_bytes = NF_MAX(o->min_free_bytes, (uint64_t)MIN_FREE_BYTES),
+				      .files = &nf_file_real,
 				      .aio = v->aio };
 	return nf_cache_open(&c, &v->cache);
 }
@@ -247,6 +249,7 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	v->fs.read_only = o->read_only;
 	v->store = o->store;
 	v->lock_fd = -1;
+	atomic_init(&v->room_bytes, UINT64_MAX / 2);
 	v->host = strdup(o->host ? o->host : host);
 	v->read_only = o->read_only;
 	v->fsync_remote = o->fsync_remote;
@@ -275,6 +278,30 @@ static int open_writer(struct nf_vault *v, const struct nf_state *s)
 	return r;
 }
 
+/* A known vault opens without its store; a store that shows an old state is refused.  A device whose state was restored or
+ * copied becomes a new writer, if nothing of its own is waiting. */
+static int first_turn(struct nf_vault *v)
+{
+	int r = nf_commit_turn(v, false);
+
+	if (r == -NF_E_WRITER_CLONED && !v->frozen && v->current->nr_ops == 0) {
+		struct nf_look_result seen;
+		r = nf_look(v->look, &seen);
+		nf_head_deinit(&v->base);
+		if (r == 0 && seen.nr_leaves == 0)
+			r = nf_fail(-NF_E_HEADER_MISSING);
+		if (r == 0)
+			r = nf_head_copy(&v->base, seen.leaves[seen.nr_leaves - 1]);
+		v->confirmed_seq = 0;
+		if (r == 0)
+			r = claim(v);
+		if (r == 0)
+			r = nf_commit_turn(v, false);
+		return r;
+	}
+	return r == -NF_E_HEAD_ROLLBACK || r == -NF_E_STORE_DENIED || r == -NF_E_WRITER_CLONED ? r : 0;
+}
+
 int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
 {
 	struct nf_state s = { 0 };
@@ -295,12 +322,8 @@ int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
 		r = open_writer(v, &s);
 	if (r == 0 && s.base.id.seq == 0)
 		r = remember(v);
-	/* A known vault opens without its store; a store that shows an old state is refused. */
-	if (r == 0) {
-		int seen = nf_commit_turn(v, false);
-		if (seen == -NF_E_HEAD_ROLLBACK || seen == -NF_E_STORE_DENIED)
-			r = seen;
-	}
+	if (r == 0)
+		r = first_turn(v);
 	if (r == 0 && !v->no_threads)
 		r = nf_commit_start(v);
 	nf_state_deinit(&s);

@@ -201,6 +201,8 @@ struct nf_vault {
 	uint64_t forks, merges, conflicts, commits; /* n */
 	struct nf_statfs quota;     /* n */
 	bool have_quota;            /* n */
+	_Atomic uint64_t room_at_ns; /* when the state directory's disk was last asked for room */
+	_Atomic uint64_t room_bytes;
 	_Atomic unsigned calls;     /* runs under way */
 	bool journaling;            /* n  somebody appends records: order */
 	pthread_t committer;

@@ -209,6 +209,79 @@ START_TEST(files_grow_shrink_and_have_holes)
 }
 END_TEST
 
+START_TEST(a_restored_backup_becomes_a_new_writer)
+{
+	struct vfs_site s;
+	char cmd[400];
+	struct nf_vault_status st;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+
+	ck_assert_int_eq(vfs_puts(&a, "/before", "1"), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	vfs_unmount(&a);
+	snprintf(cmd, sizeof cmd, "cp -a %s/a-state %s/kept", s.dir.path, s.dir.path);
+	ck_assert_int_eq(system(cmd), 0);
+	a = vfs_mount(&s, "a");
+	nf_vault_status(a.v, &st);
+	uint32_t first = st.writer;
+	ck_assert_int_eq(vfs_puts(&a, "/after", "2"), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	vfs_unmount(&a);
+	snprintf(cmd, sizeof cmd, "rm -rf %s/a-state && mv %s/kept %s/a-state", s.dir.path, s.dir.path, s.dir.path);
+	ck_assert_int_eq(system(cmd), 0);
+	a = vfs_mount(&s, "a");
+	nf_vault_status(a.v, &st);
+	ck_assert_uint_ne(st.writer, first);
+	ck_assert_int_eq(vfs_checks(&a, "/after", "2"), 0);
+	ck_assert_int_eq(vfs_puts(&a, "/again", "3"), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	struct vfs b = vfs_mount(&s, "b");
+	ck_assert_int_eq(vfs_checks(&b, "/again", "3"), 0);
+	ck_assert_uint_eq(vfs_problems(&b), 0);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(a_store_that_goes_back_is_refused)
+{
+	struct vfs_site s;
+	char cache[200], state[200];
+	struct vfs_site other;
+	struct vfs m;
+	vfs_site_init(&s, "", "");
+	vfs_site_init(&other, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+
+	ck_assert_int_eq(vfs_puts(&a, "/f", "1"), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	vfs_unmount(&a);
+	/* The same vault as it was in the beginning. */
+	struct nf_store *st = vfs_store(&other);
+	struct nf_store_op list = { .verb = NF_STORE_LIST, .name = "heads" };
+	ck_assert_int_eq(nf_store_run(st, &list), 0);
+	for (size_t i = 0; i < list.nr_entries; i++) {
+		struct nf_store_op del = { .verb = NF_STORE_DELETE };
+		snprintf(del.name, sizeof del.name, "heads/%s", list.entries[i].name);
+		ck_assert_int_eq(nf_store_run(st, &del), 0);
+	}
+	nf_store_op_deinit(&list);
+	ck_assert_int_eq(nf_vault_format(st, s.header, "test"), 0);
+	nf_store_free(st);
+	struct nf_vault_options o = vfs_options(&s, "a", cache, state);
+	nf_store_free(o.store);
+	o.store = vfs_store(&other);
+	ck_assert_int_eq(nf_vault_open(&o, &m.v), -NF_E_HEAD_ROLLBACK);
+	a = vfs_mount(&s, "a");
+	ck_assert_int_eq(vfs_checks(&a, "/f", "1"), 0);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+	vfs_site_deinit(&other);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "vault", 60);
@@ -217,6 +290,8 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, what_was_not_uploaded_survives_a_restart);
 	tcase_add_test(tc, independent_changes_of_two_machines_merge);
 	tcase_add_test(tc, a_file_changed_by_both_is_kept_twice);
+	tcase_add_test(tc, a_restored_backup_becomes_a_new_writer);
+	tcase_add_test(tc, a_store_that_goes_back_is_refused);
 	tcase_add_test(tc, files_grow_shrink_and_have_holes);
 }
 
