@@ -325,9 +325,14 @@ static void *committer(void *arg)
 		nf_lock_drop(&v->ns);
 		int r = 0;
 		/* A poll is one listing; only news makes more of it. */
-		if (due || nf_look_poll(v->look) != 0)
+		bool quiet = !due && nf_look_poll(v->look) == 0;
+		if (!quiet)
 			r = nf_commit_turn(v, due);
 		nf_lock_take(&v->ns);
+		if (quiet) {
+			v->looks_done++; /* somebody may wait for a look, with or without news */
+			nf_cond_broadcast(&v->changed);
+		}
 		now = nf_clock_ns();
 		next_poll = now + v->poll_ms * NF_NS_PER_MS;
 		if (r < 0) {
