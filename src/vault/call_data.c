@@ -145,6 +145,8 @@ int nf_do_read(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	(void)w;
 	run->vn = c->file->vn;
 	run->vn->refs++;
+	if (!c->file->direct)
+		nf_old_version_given(run->vn, c->offset, c->size);
 	run->io = (struct nf_io){ .ic = &run->vn->ic, .pos_bytes = c->offset, .len_bytes = c->size,
 				  .flags = c->file->direct ? NF_IO_DIRECT : 0, .done = read_done,
 				  .ctx = run };
@@ -324,12 +326,14 @@ int nf_do_write(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	}
 	if (r)
 		return r;
+	if (c->offset + c->size > INT64_MAX - (1 << 22))
+		return nf_fail(-EFBIG);
+	if (c->write_flags & NF_WRITE_CACHE)
+		return nf_mapped_write(run, vn);
 	/* The data is borrowed until submit returns; the library may take it later than that. */
 	r = nf_call_keep_data(c);
 	if (r < 0)
 		return r;
-	if (c->offset + c->size > INT64_MAX - (1 << 22))
-		return nf_fail(-EFBIG);
 	vn->refs++;
 	run->vn = vn;
 	nf_vnode_touch(vn);
@@ -341,8 +345,6 @@ int nf_do_write(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	/* For buffered descriptors the kernel sends FSYNC after a synchronous write. */
 	if (c->flags & (O_DSYNC | O_SYNC) && c->file->direct)
 		flags |= NF_IO_DSYNC;
-	if (c->write_flags & NF_WRITE_CACHE)
-		flags |= NF_IO_PAGE_GRANULAR;
 	run->io = (struct nf_io){ .ic = &vn->ic, .pos_bytes = c->offset, .len_bytes = c->size,
 				  .flags = flags, .iov = run->iov, .nr_iov = 1 };
 	run->start = flags & NF_IO_DSYNC ? start_write_sync : start_write;

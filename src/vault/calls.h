@@ -46,6 +46,9 @@ bool nf_unline_needed(const struct nf_vnode *vn, uint64_t pos_bytes, uint64_t en
 /* Sets run->start so that GO runs (with run->io as it is now) when that is done. Uses run->buf. */
 void nf_unline(struct nf_run *run, void (*go)(struct nf_run *run));
 
+/* A WRITE of whole pages from the kernel's cache; a handler's result. */
+int nf_mapped_write(struct nf_run *run, struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);
+
 /* Ends RUN when everything done so far is on the server and a look shows it (commit.c). */
 void nf_sync_wait(struct nf_run *run);
 
