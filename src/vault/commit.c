@@ -23,6 +23,9 @@ enum {
 	MERGE_WAIT_MAX_MS = 300,
 	PRUNE_AGE_S = 600,
 	PRUNE_EVERY = 32,       /* looks */
+	/* An epoch that has grown to this is cut early. */
+	CUT_LAYER_BYTES = 16 << 20,
+	CUT_OPS_BYTES = 4 << 20,
 };
 
 /* --- waiting ------------------------------------------------------------------------------------ */
@@ -296,7 +299,9 @@ static bool something_due(struct nf_vault *v, uint64_t now, uint64_t *at)
 	if (oldest == UINT64_MAX)
 		return false;
 	uint64_t due = oldest + v->write_back_ms * NF_NS_PER_MS;
-	if (due <= now || nf_layer_bytes(v->current->layer) > (16u << 20))
+	/* A delta is one object: it must fit a body that the server takes. */
+	uint64_t ops_max = NF_MIN((uint64_t)CUT_OPS_BYTES, atomic_load(&v->store->max_put_bytes) / 2);
+	if (due <= now || nf_layer_bytes(v->current->layer) > CUT_LAYER_BYTES || v->current->ops.len > ops_max)
 		return true;
 	*at = NF_MIN(*at, due);
 	return false;

@@ -29,7 +29,7 @@ enum {
 	GET_BYTES_MAX = 64 << 20,
 	/* What does not stand in the way of a user leaves room for what does. */
 	GET_BYTES_MAX_BEHIND = 48 << 20,
-	GETS_MAX_BEHIND = 16,
+	GETS_MAX_BEHIND = 8,
 	META_ROUND_BYTES = 64 << 10,
 	WINDOWS_MAX_BYTES = 4 << 20,
 	PRIORITIES = NF_STORE_BACKGROUND + 1,

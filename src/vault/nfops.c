@@ -374,14 +374,20 @@ static int check_write_begin(struct nf_ictx *ic, uint64_t pos_bytes, uint64_t le
 struct writing {
 	struct nf_acc **accs;
 	unsigned nr;
+	uint32_t first_index; /* of the first block: one behind the other, whichever thread seals which */
 };
 
 static int init_wreq(struct nf_wreq *wq, struct nf_ictx *ic)
 {
-	(void)ic;
 	struct writing *wr = calloc(1, sizeof *wr);
+	unsigned nr;
+
 	*nf_wreq_priv(wq) = wr;
-	return wr ? 0 : nf_fail(-ENOMEM);
+	if (!wr)
+		return nf_fail(-ENOMEM);
+	(void)nf_wreq_blocks(wq, &nr);
+	wr->first_index = atomic_fetch_add(&vnode_of(ic)->v->birth_index, nr);
+	return 0;
 }
 
 static void cleanup_wreq(struct nf_wreq *wq)
@@ -414,8 +420,12 @@ static int encrypt_block(struct nf_wreq *wq, struct nf_block *b)
 		b->sealed_len = 0;
 		return 0;
 	}
+	const struct writing *wr = *nf_wreq_priv(wq);
+	unsigned nr;
+	const struct nf_block *first = nf_wreq_blocks(wq, &nr);
+	NF_ASSERT(b >= first && b < first + nr);
 	struct nf_seal_id id = { .type = NF_SEAL_BLOCK, .birth = v->birth,
-				 .index = atomic_fetch_add(&v->birth_index, 1) };
+				 .index = wr->first_index + (uint32_t)(b - first) };
 	struct nf_sealed_info info;
 	size_t cap = nf_codec_bound(b->plain_len);
 	void *out = malloc(cap);

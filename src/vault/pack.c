@@ -25,7 +25,7 @@ enum {
 	/* Answers that make no sense, in a row, before the server is given up. */
 	NONSENSE_MAX = 5,
 	INSERT_BYTES = 1 << 20,
-	SEALED_MAX_BYTES = 8 << 20,
+	SEALED_MAX_BYTES = NF_PACK_MAX_BYTES,
 };
 
 void nf_pack_name(const struct nf_pack_id *id, char out[64])
@@ -71,13 +71,21 @@ static int confirm(struct nf_store *store, const char *name, size_t len)
 	return nf_fail(r);
 }
 
+void nf_pack_id_random(struct nf_pack_id *out)
+{
+	do
+		nf_random(out->b, sizeof out->b);
+	while (nf_pack_id_is_zero(out)); /* means "this pack" */
+}
+
 static int put_and_confirm(struct nf_pack_put *p, struct nf_pack_id *id)
 {
 	char name[64];
 
-	do
-		nf_random(id->b, sizeof id->b);
-	while (nf_pack_id_is_zero(id)); /* means "this pack" */
+	if (p->given_id)
+		*id = p->id;
+	else
+		nf_pack_id_random(id);
 	nf_pack_name(id, name);
 	int r = put_once(p->store, name, p->iov, p->nr_iov);
 	if (r < 0)
@@ -137,7 +145,7 @@ static int put_until_confirmed(struct nf_pack_put *p, struct nf_pack_id *id)
 		if (stopped(p))
 			return nf_fail(-NF_E_CANCELLED);
 		int r = put_and_confirm(p, id);
-		if (r == 0 || !may_retry(&b, r))
+		if (r == 0 || p->given_id || !may_retry(&b, r))
 			return r;
 		nf_count(NF_C_STORE_RETRY, 1);
 		sleep_backoff(&b, p);
@@ -259,16 +267,22 @@ int nf_meta_pack_add(struct nf_meta_pack *m, const struct nf_seal_id *id, const 
 	struct nf_sealed_info info;
 	size_t bound = nf_codec_bound(len);
 
+	uint64_t max = m->max_bytes ? m->max_bytes : NF_PACK_MAX_BYTES;
 	if (len > UINT32_MAX)
 		return nf_fail(-NF_E_STORE_TOO_LARGE);
+	if (m->full && m->bytes.len && m->bytes.len + bound > max) {
+		int full = m->full(m);
+		if (full < 0)
+			return full;
+	}
 	if (!nf_buf_reserve(&m->bytes, bound))
 		return nf_fail(-ENOMEM);
 	int r = nf_codec_seal(m->codec, id, plain, len, 0, true, m->bytes.p + m->bytes.len, bound, &info, NULL);
 	if (r < 0)
 		return r;
-	if (info.sealed_len > SEALED_MAX_BYTES || m->bytes.len + info.sealed_len > NF_PACK_MAX_BYTES)
+	if (info.sealed_len > SEALED_MAX_BYTES || m->bytes.len + info.sealed_len > max)
 		return nf_fail(-NF_E_STORE_TOO_LARGE);
-	struct nf_ref ref = { .offset_bytes = (uint32_t)m->bytes.len, .sealed_len = info.sealed_len,
+	struct nf_ref ref = { .pack = m->id, .offset_bytes = (uint32_t)m->bytes.len, .sealed_len = info.sealed_len,
 			      .plain_len = (uint32_t)len, .epoch = info.epoch, .flags = info.flags,
 			      .level = id->type == NF_SEAL_NODE ? (uint8_t)id->index : 0 };
 	memcpy(ref.tag, info.tag, sizeof ref.tag);

@@ -24,9 +24,13 @@ struct nf_pack_put {
 	int nr_iov;
 	uint64_t deadline_ns; /* give up after this time; 0: never while the store is reachable */
 	_Atomic bool *stop;   /* give up when set (-NF_E_CANCELLED); NULL */
-	/* Result. */
+	/* `id` was given by the caller, who has sealed it into references: one attempt only.  After any failure what
+	 * refers to it is made again, with a new id. */
+	bool given_id;
+	/* Result, unless given. */
 	struct nf_pack_id id;
 };
+void nf_pack_id_random(struct nf_pack_id *out);
 /* Puts one pack, with retries under new names and back-off; blocks.  -NF_E_STORE_TOO_LARGE: make it
  * smaller (store->max_put_bytes says how small). -NF_E_STORE_FULL, _DENIED: told at once; _OFFLINE after the
  * store's own time-outs. */
@@ -36,11 +40,18 @@ int nf_pack_put(struct nf_pack_put *p);
 struct nf_head;
 int nf_head_put(struct nf_store *store, struct nf_codec *c, struct nf_head *h);
 
-/* Builds the metadata pack in memory: seals and appends; offsets in *OUT, pack id zero ("this pack"). */
+/* Builds a metadata pack in memory: seals and appends; offsets in *OUT, with `id` as the pack's.
+ *
+ *   one pack is enough   id zero ("this pack"), full NULL: what does not fit is -NF_E_STORE_TOO_LARGE
+ *   several are needed   id given; FULL sends the bytes, empties the buffer and gives the next id */
 struct nf_meta_pack {
 	struct nf_buf bytes;
 	struct nf_codec *codec; /* borrowed */
 	uint64_t nr_nodes;
+	struct nf_pack_id id;
+	uint64_t max_bytes; /* 0: NF_PACK_MAX_BYTES */
+	int (*full)(struct nf_meta_pack *m);
+	void *ctx;
 };
 int nf_meta_pack_add(struct nf_meta_pack *m, const struct nf_seal_id *id, const void *plain, size_t len,
 		     struct nf_ref *out);

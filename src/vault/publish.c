@@ -21,6 +21,8 @@ enum {
 	SPREAD_BUDGET = 256,        /* nodes rewritten for that in one commit */
 	RETAIN_COMMITS = 1000,
 	UPLOADS_MAX = 3,
+	DATA_PACK_BYTES = 8 << 20,
+	SIZES_MAX = 8,              /* times that a server may refuse the size of one commit's packs */
 };
 
 /* --- blocks that moved ------------------------------------------------------------------------ */
@@ -77,69 +79,159 @@ void nf_moved_trim(struct nf_vault *v, uint64_t bound)
 	}
 }
 
-/* --- data packs --------------------------------------------------------------------------------- */
+/* --- data packs ---------------------------------------------------------------------------------
+ *
+ *   fill -> upload 0 ----> put, moved      the next pack is filled while up to UPLOADS_MAX are on their way,
+ *   fill -> upload 1 ----> put, moved      each by a thread of its own; memory: (UPLOADS_MAX + 1) DATA_PACK_BYTES
+ *   fill -> upload 2 ----> put, moved */
 
-struct packing {
+/* One pack's worth of blocks, in order. */
+struct upload {
 	struct nf_vault *v;
 	struct nf_buf bytes;
-	struct nf_block_ref *refs; /* what is in `bytes`, in order */
+	struct nf_block_ref *refs;
 	size_t nr, cap;
+	pthread_t thread;
+	bool running;
 	int error;
 };
 
-static int packing_flush(struct packing *p)
+struct packing {
+	struct nf_vault *v;
+	struct upload up[UPLOADS_MAX + 1];
+	unsigned at; /* the one being filled; the one after it is the oldest under way */
+};
+
+static uint64_t data_pack_max(const struct nf_vault *v)
 {
-	struct nf_vault *v = p->v;
-	struct iovec iov = { p->bytes.p, p->bytes.len };
+	return NF_MIN((uint64_t)DATA_PACK_BYTES, atomic_load(&v->store->max_put_bytes));
+}
+
+/* Puts blocks [first, first + nr), which lie at AT. */
+static int upload_run(struct upload *u, size_t first, size_t nr, size_t at, size_t len)
+{
+	struct nf_vault *v = u->v;
+	struct iovec iov = { u->bytes.p + at, len };
 	struct nf_pack_put put = { .store = v->store, .cache = v->cache, .iov = &iov, .nr_iov = 1,
 				   .stop = &v->stop };
+	uint32_t offset = 0;
 
-	if (p->nr == 0)
-		return 0;
 	int r = nf_pack_put(&put);
-	if (r < 0)
-		return nf_fail(r);
-	uint32_t at = 0;
-	for (size_t i = 0; r == 0 && i < p->nr; i++) {
-		r = nf_moved_add(v, &p->refs[i], &put.id, at);
-		at += p->refs[i].sealed_len;
+	for (size_t i = first; r == 0 && i < first + nr; i++) {
+		r = nf_moved_add(v, &u->refs[i], &put.id, offset);
+		offset += u->refs[i].sealed_len;
 	}
-	nf_lock_take(&v->ns);
-	v->upload_done += p->bytes.len;
-	nf_lock_drop(&v->ns);
-	p->bytes.len = 0;
-	p->nr = 0;
+	if (r == 0) {
+		nf_lock_take(&v->ns);
+		v->upload_done += len;
+		nf_lock_drop(&v->ns);
+	}
+	return r;
+}
+
+/* A server that refuses the size is given smaller packs, down to single blocks. */
+static int upload_all(struct upload *u)
+{
+	uint64_t max = UINT64_MAX;
+	size_t first = 0, at = 0;
+
+	while (first < u->nr) {
+		size_t nr = 1, len = u->refs[first].sealed_len;
+		max = NF_MIN(max, data_pack_max(u->v));
+		while (first + nr < u->nr && len + u->refs[first + nr].sealed_len <= max)
+			len += u->refs[first + nr++].sealed_len;
+		int r = upload_run(u, first, nr, at, len);
+		if (r == -NF_E_STORE_TOO_LARGE && nr > 1) {
+			max = len / 2;
+			continue;
+		}
+		if (r < 0)
+			return r;
+		first += nr;
+		at += len;
+	}
+	return 0;
+}
+
+static void *upload_thread(void *arg)
+{
+	struct upload *u = arg;
+
+	u->error = upload_all(u);
+	return NULL;
+}
+
+/* Waits for U's thread, if it has one; U is empty then. */
+static int upload_end(struct upload *u)
+{
+	if (!u->running)
+		return 0;
+	pthread_join(u->thread, NULL);
+	u->running = false;
+	u->bytes.len = 0;
+	u->nr = 0;
+	return u->error;
+}
+
+static int packing_flush(struct packing *p)
+{
+	struct upload *u = &p->up[p->at];
+
+	if (u->nr == 0)
+		return 0;
+	int r = pthread_create(&u->thread, NULL, upload_thread, u);
+	if (r)
+		return nf_fail(-r);
+	u->running = true;
+	p->at = (p->at + 1) % (UPLOADS_MAX + 1);
+	return upload_end(&p->up[p->at]);
+}
+
+/* Ends what is under way; R or the first error of an upload. */
+static int packing_end(struct packing *p, int r)
+{
+	if (r == 0)
+		r = packing_flush(p);
+	for (unsigned i = 0; i < UPLOADS_MAX + 1; i++) {
+		int one = upload_end(&p->up[i]);
+		if (r == 0)
+			r = one;
+		nf_buf_deinit(&p->up[i].bytes);
+		free(p->up[i].refs);
+	}
 	return r;
 }
 
 static int packing_add(struct packing *p, const struct nf_block_ref *ref)
 {
-	uint64_t max = NF_MIN((uint64_t)NF_PACK_MAX_BYTES, atomic_load(&p->v->store->max_put_bytes));
+	struct upload *u = &p->up[p->at];
 	struct nf_moved moved;
-	int r = 0;
 
 	if (nf_moved_find(p->v, ref, &moved))
 		return 0;
-	if (p->bytes.len && p->bytes.len + ref->sealed_len > max)
-		r = packing_flush(p);
-	if (r < 0)
-		return r;
-	if (p->nr == p->cap) {
-		size_t cap = p->cap ? 2 * p->cap : 256;
-		struct nf_block_ref *refs = realloc(p->refs, cap * sizeof *refs);
+	if (u->nr && u->bytes.len + ref->sealed_len > data_pack_max(p->v)) {
+		int r = packing_flush(p);
+		if (r < 0)
+			return r;
+		u = &p->up[p->at];
+	}
+	u->v = p->v;
+	if (u->nr == u->cap) {
+		size_t cap = u->cap ? 2 * u->cap : 256;
+		struct nf_block_ref *refs = realloc(u->refs, cap * sizeof *refs);
 		if (!refs)
 			return nf_fail(-ENOMEM);
-		p->refs = refs;
-		p->cap = cap;
+		u->refs = refs;
+		u->cap = cap;
 	}
-	if (!nf_buf_reserve(&p->bytes, ref->sealed_len))
+	if (!nf_buf_reserve(&u->bytes, ref->sealed_len))
 		return nf_fail(-ENOMEM);
 	struct nf_journal_pos pos = { nf_ref_local_segment(&ref->pack), ref->offset_bytes };
-	r = nf_journal_read(p->v->journal, pos, p->bytes.p + p->bytes.len, ref->sealed_len);
+	int r = nf_journal_read(p->v->journal, pos, u->bytes.p + u->bytes.len, ref->sealed_len);
 	if (r < 0)
 		return nf_fail(r);
-	p->bytes.len += ref->sealed_len;
-	p->refs[p->nr++] = *ref;
+	u->bytes.len += ref->sealed_len;
+	u->refs[u->nr++] = *ref;
 	return 0;
 }
 
@@ -207,11 +299,7 @@ static int upload_blocks(struct nf_vault *v, const struct nf_change *c, size_t n
 			nf_lock_drop(&v->ns);
 		}
 	}
-	if (r == 0)
-		r = packing_flush(&p);
-	nf_buf_deinit(&p.bytes);
-	free(p.refs);
-	return r;
+	return packing_end(&p, r);
 }
 
 /* --- the delta -------------------------------------------------------------------------------------- */
@@ -475,15 +563,36 @@ static int build_tree(struct publishing *p)
 	return r;
 }
 
+/* Sends what the metadata pack holds. */
+static int send_meta(struct nf_meta_pack *m, struct nf_pack_put *put)
+{
+	struct publishing *p = m->ctx;
+	struct nf_vault *v = p->v;
+	struct iovec iov = { m->bytes.p, m->bytes.len };
+
+	*put = (struct nf_pack_put){ .store = v->store, .cache = v->cache, .iov = &iov, .nr_iov = 1,
+				     .stop = &v->stop, .given_id = m->full != NULL, .id = m->id };
+	return nf_pack_put(put);
+}
+
+static int meta_full(struct nf_meta_pack *m)
+{
+	struct nf_pack_put put;
+
+	int r = send_meta(m, &put);
+	if (r < 0)
+		return r;
+	m->bytes.len = 0;
+	nf_pack_id_random(&m->id);
+	return 0;
+}
+
 static int put_meta(struct publishing *p, struct nf_head *h)
 {
-	struct nf_vault *v = p->v;
-	struct iovec iov = { p->meta.bytes.p, p->meta.bytes.len };
-	struct nf_pack_put put = { .store = v->store, .cache = v->cache, .iov = &iov, .nr_iov = 1,
-				   .stop = &v->stop };
+	struct nf_pack_put put = { 0 };
 
 	if (p->meta.bytes.len) {
-		int r = nf_pack_put(&put);
+		int r = send_meta(&p->meta, &put);
 		if (r < 0)
 			return nf_fail(r);
 		h->meta_pack = put.id;
@@ -625,7 +734,9 @@ static int stack(struct publishing *p, const struct nf_head *const *leaves, size
 	return r;
 }
 
-int nf_publish(struct nf_vault *v, const struct nf_head *const *leaves, size_t nr, struct nf_head *out)
+/* SEVERAL: the metadata may fill more than one pack. */
+static int publish(struct nf_vault *v, const struct nf_head *const *leaves, size_t nr, bool several,
+		   struct nf_head *out)
 {
 	struct publishing p = { .v = v };
 	bool own = nr == 1;
@@ -634,6 +745,12 @@ int nf_publish(struct nf_vault *v, const struct nf_head *const *leaves, size_t n
 	p.meta.codec = nf_codec_get(v->ring);
 	if (!p.meta.codec)
 		return nf_fail(-ENOMEM);
+	p.meta.ctx = &p;
+	p.meta.max_bytes = NF_MIN((uint64_t)NF_PACK_MAX_BYTES, atomic_load(&v->store->max_put_bytes));
+	if (several) {
+		p.meta.full = meta_full;
+		nf_pack_id_random(&p.meta.id);
+	}
 	int r = nf_merge(v, leaves, nr, &p.merged);
 	if (r == 0 && own) {
 		p.e = v->frozen; /* only this thread takes it away */
@@ -656,5 +773,15 @@ int nf_publish(struct nf_vault *v, const struct nf_head *const *leaves, size_t n
 	nf_buf_deinit(&p.meta.bytes);
 	nf_layer_free(p.all);
 	nf_merged_deinit(&p.merged);
+	return r;
+}
+
+int nf_publish(struct nf_vault *v, const struct nf_head *const *leaves, size_t nr, struct nf_head *out)
+{
+	int r = publish(v, leaves, nr, false, out);
+
+	/* Blocks that were uploaded stay so; the rest is made anew, for packs of the size the server takes. */
+	for (int i = 0; r == -NF_E_STORE_TOO_LARGE && i < SIZES_MAX; i++)
+		r = publish(v, leaves, nr, true, out);
 	return r;
 }

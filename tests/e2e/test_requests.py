@@ -1,0 +1,112 @@
+"""How many requests and bytes things take, by the log of a real server."""
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tests" / "lib"))
+import figures  # noqa: E402
+from figures import KIB, MIB, Bench  # noqa: E402
+
+
+@pytest.fixture(params=["apache", "lighttpd", "nginx"])
+def bench(request, stage, build):
+    with Bench(stage, build, request.param) as b:
+        yield b
+
+
+def say(what, w, bound):
+    print(f"{what}: {w} (bound {bound})")
+
+
+@pytest.mark.limit(240)
+def test_small_files_travel_together(bench):
+    m = bench.machine("a")
+    logged = len(bench.server.requests())
+    with bench.measure() as w:
+        figures.small_files(m.mnt / "s")
+        m.sync()
+    say("5,000 files of 4 KiB", w, "60 requests")
+    assert w.requests <= 60
+    assert abs(len(bench.log_since(logged)) - w.requests) <= 2  # a poll may fall between
+    assert w.sent <= 5000 * 4 * KIB * 1.1
+
+    cold = bench.machine("b")
+    with bench.measure() as w:
+        listing = figures.list_all(cold.mnt / "s")
+    say("cold ls -lR", w, "40 requests")
+    assert listing.count(b"\n-rw") == 5000
+    assert w.requests <= 40
+
+    with bench.measure() as w:
+        os.rename(cold.mnt / "s", cold.mnt / "t")
+        cold.sync()
+    say("rename of the directory", w, "20 requests")
+    assert w.requests <= 20 and w.sent <= 128 * KIB
+    with bench.measure() as w:
+        figures.remove_all(cold.mnt / "t")
+        cold.sync()
+    say("removal of the directory", w, "20 requests")
+    assert w.requests <= 20
+
+
+@pytest.mark.limit(240)
+def test_a_small_change_and_a_copy_send_little(stage, build):
+    with Bench(stage, build) as bench:
+        m = bench.machine("a")
+        figures.big_file(m.mnt / "big", 1024)
+        m.sync()
+        with bench.measure() as w:
+            with open(m.mnt / "big", "r+b") as f:
+                f.seek(500 * MIB + 8 * KIB)
+                f.write(os.urandom(4 * KIB))
+            m.sync()
+        say("4 KiB changed in 1 GiB", w, "100 KiB")
+        assert w.sent <= 100 * KIB
+        with bench.measure() as w:
+            subprocess.run(["cp", "--reflink=auto", m.mnt / "big", m.mnt / "copy"], check=True, timeout=120)
+            m.sync()
+        # No data travels, but 17 to 18 bytes for each block of 16 KiB (its tag, for the most part), in the tree and
+        # in the delta.
+        say("cp --reflink=auto of 1 GiB", w, "40 bytes a block")
+        assert w.sent <= 65536 * 40
+
+
+@pytest.mark.limit(120)
+def test_polling_is_one_request_at_a_time(stage, build):
+    with Bench(stage, build) as bench:
+        m = bench.machine("a", "poll=1")
+        (m.mnt / "x").write_text("x")
+        m.sync()
+        with bench.measure() as w:
+            subprocess.run(["sleep", "5"], check=True)
+        say("idle for 5 s, poll 1 s", w, "6 requests")
+        assert 2 <= w.requests <= 6
+
+
+@pytest.mark.limit(240)
+def test_a_server_that_takes_small_bodies_only(stage, build):
+    """nginx as it comes: client_max_body_size 1m."""
+    servers_nginx = figures.servers.Server.command_nginx
+
+    def small(self):
+        command = servers_nginx(self)
+        conf = self.base / "conf"
+        conf.write_text(conf.read_text().replace("client_max_body_size 64m", "client_max_body_size 1m"))
+        return command
+
+    figures.servers.Server.command_nginx = small
+    try:
+        with Bench(stage, build, "nginx") as bench:
+            m = bench.machine("a")
+            figures.big_file(m.mnt / "big", 20)
+            figures.small_files(m.mnt / "s", 500)
+            m.sync()
+            b = bench.machine("b")
+            assert (b.mnt / "big").read_bytes() == (m.mnt / "big").read_bytes()
+            assert figures.list_all(b.mnt / "s").count(b"\n-rw") == 500
+    finally:
+        figures.servers.Server.command_nginx = servers_nginx

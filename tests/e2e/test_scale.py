@@ -1,0 +1,90 @@
+"""A vault of many files, and an old one: what a cold machine pays.
+
+FOLIOFS_LONG=1: a million files in 10,000 directories and one directory of 100,000; otherwise a tenth of each."""
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT, wait_for
+
+sys.path.insert(0, str(ROOT / "tests" / "lib"))
+import figures  # noqa: E402
+from figures import KIB, MIB, Bench  # noqa: E402
+
+LONG = bool(os.environ.get("FOLIOFS_LONG"))
+FILES, WIDE = (1000000, 100000) if LONG else (100000, 10000)
+# Each commit takes some ms, and pruning keeps the list of heads short only after minutes.
+AGE_FILES, AGE_COMMITS = 5000, 2000 if LONG else 400
+
+
+def make(bench, *what):
+    """By the library, straight into the folder that the server serves."""
+    exe = bench.exe.parents[1] / "tests" / "bench" / "mkvault"
+    work = bench.stage.folder("mkvault")
+    subprocess.run([exe, bench.server.root, work, *map(str, what)], check=True, timeout=1500)
+    subprocess.run(["chmod", "-R", "a+rwX", bench.server.root], check=True)
+
+
+@pytest.mark.limit(1800 if LONG else 240)
+def test_many_files(stage, build):
+    with Bench(stage, build) as bench:
+        make(bench, "files", FILES, 100)
+        make(bench, "wide", WIDE)
+        a = bench.machine("a", "poll=3600")
+        with bench.measure() as w:
+            listing = figures.list_all(a.mnt / "tree" / "dir-77")
+        print(f"ls -l of one directory of 100 in {FILES}: {w} (bound 25 requests, 1 MiB, 3 s)")
+        assert listing.count(b"\n-rw") == 100
+        assert w.requests <= 25 and w.received <= MIB and w.seconds <= 3
+
+        b = bench.machine("b", "poll=2")
+        (b.mnt / "tree" / "dir-5" / "file-500").stat()
+        with bench.measure() as w:
+            (a.mnt / "tree" / "dir-5" / "new").write_text("new")
+            a.sync()
+        print(f"one new file: {w} (bound 128 KiB)")
+        assert w.sent <= 128 * KIB
+        with bench.measure() as w:
+            wait_for(lambda: (b.mnt / "tree" / "dir-5" / "new").exists(), 20, "the news")
+        print(f"another mount learns of it: {w} (bound 10 requests)")
+        assert w.requests <= 10
+        b.umount()
+
+        with bench.measure() as w:
+            found = subprocess.run(["find", a.mnt, "-type", "f"], stdout=subprocess.PIPE, check=True).stdout
+        assert found.count(b"\n") == FILES + WIDE + 1
+        peak = a.memory_peak_bytes()
+        print(f"find: {w}, peak {peak / MIB:.0f} MiB (bound 256 MiB)")
+        assert peak < 256 * MIB
+
+
+def cold_listing(bench, name):
+    m = bench.machine(name, "poll=3600")
+    with bench.measure() as w:
+        assert figures.list_all(m.mnt / "tree").count(b"\n-rw") == AGE_FILES
+    m.umount()
+    return w
+
+
+@pytest.mark.limit(900 if LONG else 240)
+def test_an_old_vault_is_read_like_a_new_one(stage, build):
+    with Bench(stage, build) as bench:
+        make(bench, "files", AGE_FILES, 100)
+        fresh = cold_listing(bench, "fresh")
+        make(bench, "age", AGE_FILES, AGE_COMMITS)
+        old = cold_listing(bench, "old")
+        print(f"cold ls -lR fresh: {fresh}; after {AGE_COMMITS} commits: {old} (bound 3 times, at least 20)")
+        assert old.requests <= max(3 * fresh.requests, 20)
+
+
+@pytest.mark.limit(1200 if LONG else 240)
+def test_memory_stays_bounded_while_much_is_written(stage, build):
+    with Bench(stage, build) as bench:
+        m = bench.machine("a")
+        figures.big_file(m.mnt / "big", 4096 if LONG else 1024)
+        m.sync()
+        peak = m.memory_peak_bytes()
+        print(f"copied in: peak {peak / MIB:.0f} MiB (bound 256 MiB)")
+        assert peak < 256 * MIB

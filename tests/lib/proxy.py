@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""A TCP proxy on a free loopback port that delays what clients send, and counts it.
+
+    with proxy.start(target_port, delay_s=0.05) as p:
+        p.port, p.requests, p.sent_bytes, p.received_bytes
+
+Each piece a client sends is passed on `delay_s` later, in order, so every request takes that much longer while the
+rate stays what it was; connections opened cost nothing more.  It runs in a process of its own.
+
+From the shell:
+    proxy.py TARGET_PORT [DELAY_MS]
+prints its port and serves until its standard input ends.
+"""
+import asyncio
+import contextlib
+import re
+import subprocess
+import sys
+
+PIECE_BYTES = 1 << 18
+# More than so much on its way to the server is not read from the client.
+PIECES_MAX = 64
+REQUEST = re.compile(rb"(?:^|\n)[A-Z]+ [^ \r\n]+ HTTP/1\.1\r\n")
+
+
+class Counts:
+    requests = sent = received = 0
+
+
+async def pump(reader, writer):
+    while data := await reader.read(PIECE_BYTES):
+        Counts.received += len(data)
+        writer.write(data)
+        await writer.drain()
+
+
+async def delay_line(reader, queue, delay_s):
+    """Reads from the client; each piece goes into the queue with the time when it is due."""
+    loop = asyncio.get_running_loop()
+    while data := await reader.read(PIECE_BYTES):
+        Counts.sent += len(data)
+        # A request's head comes in one piece, and bodies here are ciphertext.
+        Counts.requests += len(REQUEST.findall(data[:4096]))
+        await queue.put((loop.time() + delay_s, data))
+    await queue.put((loop.time() + delay_s, b""))
+
+
+async def deliver(queue, writer):
+    loop = asyncio.get_running_loop()
+    while True:
+        due, data = await queue.get()
+        wait = due - loop.time()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        if not data:
+            writer.write_eof()
+            return
+        writer.write(data)
+        await writer.drain()
+
+
+async def client(reader, writer, target, delay_s):
+    with contextlib.suppress(OSError):
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", target, limit=PIECE_BYTES)
+        queue = asyncio.Queue(PIECES_MAX)
+        tasks = [asyncio.ensure_future(t) for t in (delay_line(reader, queue, delay_s),
+                                                    deliver(queue, up_writer), pump(up_reader, writer))]
+        try:
+            await tasks[2]  # the server closes last
+        except (OSError, asyncio.CancelledError):
+            pass  # the client is gone, or we end
+        finally:
+            for t in tasks:
+                t.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            up_writer.close()
+    writer.close()
+
+
+async def serve(target, delay_s):
+    server = await asyncio.start_server(lambda r, w: client(r, w, target, delay_s), "127.0.0.1", 0,
+                                        limit=PIECE_BYTES)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    loop = asyncio.get_running_loop()
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        print(Counts.requests, Counts.sent, Counts.received, flush=True)
+
+
+class Proxy:
+    def __init__(self, target_port, delay_s):
+        self.process = subprocess.Popen([sys.executable, __file__, str(target_port), str(delay_s * 1000)],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.port = int(self.process.stdout.readline())
+
+    def counts(self):
+        """(requests, bytes sent to the server, bytes received) so far."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return tuple(int(x) for x in self.process.stdout.readline().split())
+
+    def stop(self):
+        self.process.stdin.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+def start(target_port, delay_s=0.0):
+    """A running proxy; use it in a `with`."""
+    return Proxy(target_port, delay_s)
+
+
+def main():
+    target = int(sys.argv[1])
+    delay_s = float(sys.argv[2]) / 1000 if len(sys.argv) > 2 else 0.0
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(target, delay_s))
+
+
+if __name__ == "__main__":
+    main()
