@@ -80,6 +80,9 @@ void nf_cache_forget(struct nf_cache *c, const struct nf_pack_id *pack, uint64_t
 /* Takes a finished local file of LEN bytes as the pack's whole content by renaming it. */
 int nf_cache_adopt(struct nf_cache *c, const struct nf_pack_id *pack, const char *path,
 		   uint64_t len_bytes);
+/* Writes the maps of packs whose presence changed (ALL: or that were used), so that a process that comes after
+ * this one was killed finds what they hold.  Errors cost presence only. Blocks on the disk, without syncing. */
+void nf_cache_save(struct nf_cache *c, bool all);
 /* Drops everything that is not in use. */
 int nf_cache_drop(struct nf_cache *c);
 

@@ -90,9 +90,6 @@ void nf_cache_add_locked(struct nf_cache *c, struct nf_pack *p) NF_REQUIRES(c->l
 void nf_cache_touch_locked(struct nf_cache *c, struct nf_pack *p) NF_REQUIRES(c->lock);
 
 /* map.c */
-/* Writes the maps of packs whose presence changed (ALL: or that were used).  Errors
- * cost presence only. */
-void nf_cache_save(struct nf_cache *c, bool all);
 /* Fills P from its map file and checks it against a pack file of FILE_BYTES.
  * -NF_E_STATE_BAD if it does not belong to it. */
 int nf_map_load(struct nf_pack *p, uint64_t file_bytes);

@@ -10,6 +10,7 @@
  * A dot that was sent keeps its operations as they are (R7); operations never sent are written anew as
  * they took effect on the new base. */
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/counter.h"
 #include "base/error.h"
 #include "base/mem.h"
@@ -18,7 +19,12 @@
 
 #include <inttypes.h>
 
-enum { ROUNDS_MAX = 50 };
+enum {
+	ROUNDS_MAX = 50,
+	/* How long a take-over waits for the kernel to drop the pages of the one before.  Its pages wait for our
+	 * answers, and those may wait for room that only a commit makes: so not for ever. */
+	TOLD_WAIT_MS = 5000,
+};
 
 int nf_head_copy(struct nf_head *to, const struct nf_head *from)
 {
@@ -379,7 +385,7 @@ static bool same_value(const struct nf_val *a, const struct nf_val *b)
 
 /* Tells the kernel of every key whose value was another before. */
 static void tell_kernel(struct nf_vault *v, const struct changes *ch, const struct nf_ref *old_root,
-			const struct nf_ref *new_root, const uint64_t *inos, size_t nr)
+			const struct nf_ref *new_root)
 {
 	struct nf_view before = { .nodes = v->nodes, .base = *old_root };
 	struct nf_view now = { .nodes = v->nodes, .base = *new_root };
@@ -406,8 +412,21 @@ static void tell_kernel(struct nf_vault *v, const struct changes *ch, const stru
 		nf_val_deinit(&a);
 		nf_val_deinit(&b);
 	}
-	for (size_t i = 0; i < nr; i++)
-		v->fs.notify->inval_inode(v->fs.notify_ctx, inos[i], 0, 0, NULL, NULL);
+}
+
+/* The kernel drops its pages of INOS; those that keep an old version do so until then. */
+static void tell_pages(struct nf_vault *v, const uint64_t *inos, size_t nr)
+{
+	for (size_t i = 0; v->fs.notify && i < nr; i++) {
+		nf_lock_take(&v->ns);
+		struct nf_vnode *vn = nf_vnode_find(v, inos[i]);
+		bool kept = vn && vn->untold;
+		if (kept)
+			vn->untold = false;
+		nf_lock_drop(&v->ns);
+		v->fs.notify->inval_inode(v->fs.notify_ctx, inos[i], 0, 0, kept ? nf_old_version_told : NULL,
+					  kept ? vn : NULL);
+	}
 }
 
 /* --- the exchange -------------------------------------------------------------------------------------------- */
@@ -424,6 +443,9 @@ static int remember(struct nf_vault *v, const struct nf_head *leaf)
 	s.writer = v->writer;
 	s.next_counter = v->next_counter;
 	nf_lock_drop(&v->ns);
+	/* A mount without the store, after a crash, starts from this base: its nodes must be found in the cache. */
+	if (v->cache)
+		nf_cache_save(v->cache, false);
 	return nf_state_save(v, &s);
 }
 
@@ -436,7 +458,8 @@ static void trim_journal(struct nf_vault *v)
 	nf_lock_take(&v->ns);
 	uint64_t bound = NF_MIN(v->current->min_segment, v->current->first_segment);
 	for (struct nf_avl_node *n = nf_avl_first(&v->vnodes); n; n = nf_avl_next(n))
-		if (nf_container_of(n, struct nf_vnode, node)->orphan)
+		if (nf_container_of(n, struct nf_vnode, node)->orphan ||
+		    nf_container_of(n, struct nf_vnode, node)->old_version)
 			bound = 0; /* its blocks may be anywhere */
 	nf_moved_trim(v, bound);
 	nf_lock_drop(&v->ns);
@@ -495,7 +518,8 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 	while (v->journaling)
 		nf_cond_wait(&v->changed, &v->ns);
 	v->journaling = true;
-	for (int round = 0;; round++) {
+	uint64_t told_until = nf_clock_ns() + TOLD_WAIT_MS * 1000000ull;
+	for (int round = 0;;) {
 		struct nf_view now = { .nodes = v->nodes, .base = leaf->root, .layers = { c.layer, f.layer } };
 		if (same_view)
 			now.layers[0] = v->current ? v->current->layer : NULL;
@@ -506,12 +530,17 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 		if (r == 0 && !same_view)
 			r = keep_removed(v, &now, &w);
 		bool again = r == 0 && nr && round < ROUNDS_MAX && any_holds(v, inos, nr);
-		if (r == 0 && !again)
+		if (r == 0 && !again && nf_old_versions_any(v, inos, nr) &&
+		    nf_cond_wait_until(&v->changed, &v->ns, told_until))
+			continue;
+		if (r == 0 && !again) {
+			r = nf_old_versions_keep(v, inos, nr);
 			break;
+		}
 		nf_lock_drop(&v->ns);
 		if (r == NF_TREE_WANT)
 			r = v->src.load(v->src.ctx, &w);
-		else if (again)
+		else if (again && ++round)
 			r = tell_first(v, inos, nr);
 		nf_lock_take(&v->ns);
 		if (r < 0)
@@ -542,7 +571,8 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 	nf_lock_drop(&v->ns);
 	if (r == 0 && !same_view) {
 		tell_library(v, inos, nr);
-		tell_kernel(v, &ch, &old.root, &leaf->root, inos, nr);
+		tell_kernel(v, &ch, &old.root, &leaf->root);
+		tell_pages(v, inos, nr);
 	}
 	if (r == 0 && ours)
 		trim_journal(v);

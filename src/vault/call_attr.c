@@ -189,6 +189,11 @@ int nf_do_setattr(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 		nf_vnode_dirty(run->vn);
 		run->phase = 3;
 	}
+	if (run->vn) {
+		r = nf_vnode_log_times(run->vn, w);
+		if (r)
+			return r;
+	}
 	if (sets_attrs(c) || !(c->mask & NF_SET_SIZE)) {
 		r = set_attrs(v, c, w);
 		if (r)

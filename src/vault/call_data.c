@@ -68,6 +68,13 @@ int nf_do_open(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 		return run->error;
 	if (run->phase)
 		nf_vnode_dirty(run->vn);
+	if (c->flags & O_TRUNC) {
+		if (!run->phase)
+			nf_vnode_touch(run->vn);
+		r = nf_vnode_log_times(run->vn, w);
+		if (r)
+			return r;
+	}
 	if (c->flags & O_TRUNC && c->mask & NF_SET_KILL_SUIDGID) {
 		r = nf_drop_set_ids(v, c->ino, w);
 		if (r)
@@ -138,6 +145,8 @@ int nf_do_read(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	(void)w;
 	run->vn = c->file->vn;
 	run->vn->refs++;
+	if (!c->file->direct)
+		nf_old_version_given(run->vn, c->offset, c->size);
 	run->io = (struct nf_io){ .ic = &run->vn->ic, .pos_bytes = c->offset, .len_bytes = c->size,
 				  .flags = c->file->direct ? NF_IO_DIRECT : 0, .done = read_done,
 				  .ctx = run };
@@ -154,14 +163,41 @@ void nf_vnode_touch(struct nf_vnode *vn)
 	nf_vnode_dirty(vn);
 }
 
+int nf_vnode_log_times(struct nf_vnode *vn, struct nf_want *w)
+{
+	struct nf_vault *v = vn->v;
+	struct nf_inode_item item;
+	struct nf_val val = { 0 };
+
+	if (!vn->pending_times || vn->orphan || nf_is_dirty(&vn->ic) || !nf_avl_empty(&vn->acc))
+		return 0;
+	struct nf_apply a = nf_vault_apply(v, v->current, false);
+	int r = nf_apply_inode(&a, vn->ino, w, &val, &item);
+	if (r)
+		return r == NF_TREE_NONE ? 0 : r;
+	struct nf_op op = { .kind = NF_OP_SETATTR, .conflict_mode = NF_MODE_STASH, .time = vn->change_time,
+			    .ino = vn->ino, .mask = NF_OPA_MTIME | NF_OPA_CTIME,
+			    .base = { .mtime = item.mtime, .ctime = item.ctime },
+			    .now = { .mtime = vn->mtime, .ctime = vn->change_time } };
+	nf_val_deinit(&val);
+	r = nf_vault_do(v, &op, w);
+	if (r == 0)
+		vn->pending_times = false;
+	return r;
+}
+
 static void written(struct nf_io *io)
 {
 	struct nf_run *run = io->ctx;
 	struct nf_vnode *vn = run->vn;
+	struct nf_want w = NF_WANT_INIT;
 
 	nf_lock_take(&vn->v->ns);
 	nf_vnode_dirty(vn);
+	/* The base's item is at hand while a file is open; if it were not, the times would wait for the next change. */
+	(void)nf_vnode_log_times(vn, &w);
 	nf_lock_drop(&vn->v->ns);
+	nf_want_deinit(&w);
 	if (run->call)
 		run->call->count = io->error < 0 ? 0 : io->done_bytes;
 	if (io->error == 0 && run->v->fsync_remote && io->flags & NF_IO_DSYNC) {
@@ -290,12 +326,14 @@ int nf_do_write(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	}
 	if (r)
 		return r;
+	if (c->offset + c->size > INT64_MAX - (1 << 22))
+		return nf_fail(-EFBIG);
+	if (c->write_flags & NF_WRITE_CACHE)
+		return nf_mapped_write(run, vn);
 	/* The data is borrowed until submit returns; the library may take it later than that. */
 	r = nf_call_keep_data(c);
 	if (r < 0)
 		return r;
-	if (c->offset + c->size > INT64_MAX - (1 << 22))
-		return nf_fail(-EFBIG);
 	vn->refs++;
 	run->vn = vn;
 	nf_vnode_touch(vn);
@@ -307,8 +345,6 @@ int nf_do_write(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	/* For buffered descriptors the kernel sends FSYNC after a synchronous write. */
 	if (c->flags & (O_DSYNC | O_SYNC) && c->file->direct)
 		flags |= NF_IO_DSYNC;
-	if (c->write_flags & NF_WRITE_CACHE)
-		flags |= NF_IO_PAGE_GRANULAR;
 	run->io = (struct nf_io){ .ic = &vn->ic, .pos_bytes = c->offset, .len_bytes = c->size,
 				  .flags = flags, .iov = run->iov, .nr_iov = 1 };
 	run->start = flags & NF_IO_DSYNC ? start_write_sync : start_write;

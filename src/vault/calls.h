@@ -29,6 +29,9 @@ int nf_acl_follow(struct nf_vault *v, uint64_t ino, uint32_t mode, struct timesp
 
 /* The file was written to: times, and the next cut asks it. */
 void nf_vnode_touch(struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);
+/* After a change that moved no byte (a truncation to the size it has, a hole punched into a hole) no group will tell the
+ * times: an operation does.  Nothing to do otherwise. 0, NF_TREE_WANT or an error. */
+int nf_vnode_log_times(struct nf_vnode *vn, struct nf_want *w) NF_REQUIRES(vn->v->ns);
 
 /* A file of at most NF_INLINE_MAX bytes has no block, its content is in the inode.  Before it grows beyond that by anything
  * but a write over all of it, its bytes are written again, so that they become a block by the ordinary
@@ -42,6 +45,9 @@ struct unline {
 bool nf_unline_needed(const struct nf_vnode *vn, uint64_t pos_bytes, uint64_t end_bytes);
 /* Sets run->start so that GO runs (with run->io as it is now) when that is done. Uses run->buf. */
 void nf_unline(struct nf_run *run, void (*go)(struct nf_run *run));
+
+/* A WRITE of whole pages from the kernel's cache; a handler's result. */
+int nf_mapped_write(struct nf_run *run, struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);
 
 /* Ends RUN when everything done so far is on the server and a look shows it (commit.c). */
 void nf_sync_wait(struct nf_run *run);

@@ -330,9 +330,14 @@ static void *committer(void *arg)
 		nf_lock_drop(&v->ns);
 		int r = 0;
 		/* A poll is one listing; only news makes more of it. */
-		if (due || nf_look_poll(v->look) != 0)
+		bool quiet = !due && nf_look_poll(v->look) == 0;
+		if (!quiet)
 			r = nf_commit_turn(v, due);
 		nf_lock_take(&v->ns);
+		if (quiet) {
+			v->looks_done++; /* somebody may wait for a look, with or without news */
+			nf_cond_broadcast(&v->changed);
+		}
 		now = nf_clock_ns();
 		next_poll = now + v->poll_ms * NF_NS_PER_MS;
 		if (r < 0) {
@@ -395,8 +400,11 @@ int nf_vault_sync(struct nf_vault *v, _Atomic bool *stop)
 	nf_lock_take(&v->ns);
 	uint64_t target = target_seq(v);
 	nf_lock_drop(&v->ns);
-	if (target == 0)
+	if (target == 0) {
+		/* Nothing to send; what others sent is wanted all the same.  Without the store there is none. */
+		(void)nf_vault_refresh(v);
 		return 0;
+	}
 	if (v->no_threads) {
 		for (int i = 0; i < TURNS_MAX && r == 0 && !is_done(v, target); i++)
 			r = nf_commit_turn(v, true);

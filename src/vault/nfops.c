@@ -192,7 +192,7 @@ static int take_inline(struct reading *rd)
 	} else if (rd->refs[0].sealed_len) {
 		return 0;
 	} else {
-		int r = nf_vault_inode(rd->v, vn->ino, &rd->want, &val, &item);
+		int r = nf_vnode_inode(vn, &rd->want, &val, &item);
 		if (r)
 			return r == NF_TREE_NONE ? nf_fail(-NF_E_NO_INODE) : r;
 		if (item.flags & NF_INODE_INLINE) {

@@ -613,6 +613,8 @@ static int freeze(struct publishing *p)
 
 	if (p->e->sent)
 		return 0;
+	/* After a crash the delta is read again, perhaps without the store: the cache must know that it has it. */
+	nf_cache_save(v->cache, false);
 	int r = nf_vault_journal(v, false);
 	if (r == 0)
 		r = nf_journal_encode_sent(&b, p->e->seq, &p->delta);

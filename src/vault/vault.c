@@ -350,7 +350,7 @@ static void drop_files(struct nf_vault *v)
 		}
 	}
 	nf_vnode_trim(v, 0);
-	while (!nf_avl_empty(&v->vnodes))
+	while (!nf_avl_empty(&v->vnodes) || v->asides)
 		nf_cond_wait(&v->changed, &v->ns);
 	nf_lock_drop(&v->ns);
 }

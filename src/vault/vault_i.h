@@ -27,6 +27,7 @@
 #include "base/lock.h"
 #include "foliofs/netfs.h"
 #include "journal/journal.h"
+#include "pagecache/rangeset.h"
 #include "vault/apply.h"
 #include "vault/fetch.h"
 #include "vault/head.h"
@@ -113,9 +114,13 @@ struct nf_vnode {
 	struct nf_buf next_item; /* n  in the base being taken over */
 	struct nf_layer *orphan_layer; /* n  an orphan's own state */
 	struct nf_ref orphan_base;     /* n */
-	/* While the kernel is being told of a change made elsewhere: the version it has. */
-	struct nf_vnode *old_version;  /* n */
-	unsigned invals;               /* n  notifications under way */
+	/* While the kernel is being told of a change made elsewhere: the version it has (mapped.c). */
+	struct nf_vnode *old_version;  /* n  owned */
+	unsigned invals;               /* n  notifications under way, each with a reference */
+	bool untold;                   /* n  the kernel is yet to be asked */
+	/* Of an old version itself. */
+	bool aside;                    /* I  not in v->vnodes */
+	struct nf_rangeset given;      /* n  read again since: the kernel has the new version there */
 	struct nf_list waiting;        /* n  calls that wait for `dying` to end */
 };
 
@@ -165,6 +170,7 @@ struct nf_vault {
 	struct nf_epoch *current;   /* n  never NULL when writable */
 	struct nf_epoch *frozen;    /* n  NULL: none */
 	struct nf_avl vnodes;       /* n */
+	unsigned asides;            /* n  old versions there are */
 	struct nf_list closed;      /* n  LRU, oldest first */
 	unsigned nr_closed;         /* n */
 	struct nf_list dirty_list;  /* n */
@@ -240,6 +246,9 @@ void nf_attr_fill(uint64_t ino, const struct nf_inode_item *i, struct nf_attr *o
 /* The INODE item, orphans included. */
 int nf_vault_inode(struct nf_vault *v, uint64_t ino, struct nf_want *w, struct nf_val *val,
 		   struct nf_inode_item *out) NF_REQUIRES(v->ns);
+/* The same of VN itself, which may be an old version. */
+int nf_vnode_inode(struct nf_vnode *vn, struct nf_want *w, struct nf_val *val, struct nf_inode_item *out)
+	NF_REQUIRES(vn->v->ns);
 struct nf_view nf_vnode_view(struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);
 /* One window of the file's blocks: undrained groups, then the view. 0 or NF_TREE_WANT. */
 int nf_vnode_window(struct nf_vnode *vn, uint64_t first_block, struct nf_want *w,
@@ -253,6 +262,17 @@ void nf_acc_add(struct nf_vnode *vn, struct nf_acc *a);
 void nf_acc_drop(struct nf_vnode *vn, uint64_t upto_group);
 const struct nf_acc *nf_vnode_inline(struct nf_vnode *vn);
 extern const struct nf_netfs_ops nf_vault_netfs_ops; /* nfops.c */
+
+/* --- mapped.c ---------------------------------------------------------------------- */
+/* Files of INOS that are open for writing keep the version that is current now until nf_old_version_told() was called
+ * for each; nothing of them may be dirty.  On failure none is kept. */
+int nf_old_versions_keep(struct nf_vault *v, const uint64_t *inos, size_t nr) NF_REQUIRES(v->ns);
+void nf_old_versions_drop(struct nf_vault *v, const uint64_t *inos, size_t nr) NF_REQUIRES(v->ns);
+bool nf_old_versions_any(struct nf_vault *v, const uint64_t *inos, size_t nr) NF_REQUIRES(v->ns);
+/* The kernel has dropped its pages of the vnode ARG. */
+void nf_old_version_told(void *arg);
+/* The kernel reads [pos, pos+len): it gets the newest version. */
+void nf_old_version_given(struct nf_vnode *vn, uint64_t pos_bytes, uint64_t len_bytes) NF_REQUIRES(vn->v->ns);
 
 /* --- call.c --------------------------------------------------------------------------- */
 /* What a handler returns beside errors: run->start goes on once the lock is dropped. */

@@ -38,6 +38,7 @@ int nf_vnode_new(struct nf_vault *v, uint64_t ino, uint8_t block_shift, uint64_t
 	nf_list_init(&vn->dirty);
 	nf_list_init(&vn->waiting);
 	nf_avl_init(&vn->acc, NULL);
+	nf_rangeset_init(&vn->given);
 	int r = nf_ictx_init(&vn->ic, v->lib, &nf_vault_netfs_ops, ino, 1u << block_shift,
 			     size_bytes, size_bytes);
 	if (r < 0) {
@@ -134,13 +135,17 @@ static void free_vnode(struct nf_ictx *ic)
 
 	nf_list_init(&runs);
 	nf_lock_take(&v->ns);
-	nf_avl_erase(&v->vnodes, &vn->node);
+	if (vn->aside)
+		v->asides--;
+	else
+		nf_avl_erase(&v->vnodes, &vn->node);
 	nf_list_splice(&runs, &vn->waiting);
 	nf_acc_drop(vn, UINT64_MAX);
 	nf_cond_broadcast(&v->changed);
 	nf_lock_drop(&v->ns);
 	nf_buf_deinit(&vn->base_item);
 	nf_layer_free(vn->orphan_layer);
+	nf_rangeset_deinit(&vn->given);
 	free(vn);
 	nf_list_for_each_safe(run, &runs, struct nf_run, waiting) {
 		nf_list_del(&run->waiting);
@@ -189,7 +194,7 @@ void nf_vnode_put(struct nf_vnode *vn)
 		kill(vn);
 		return;
 	}
-	if (!nf_list_empty(&vn->dirty) || vn->in_cut || vn->invals)
+	if (!nf_list_empty(&vn->dirty) || vn->in_cut)
 		return;
 	nf_list_add_tail(&v->closed, &vn->lru);
 	v->nr_closed++;
@@ -309,15 +314,13 @@ const struct nf_acc *nf_vnode_inline(struct nf_vnode *vn)
 
 /* --- attributes ----------------------------------------------------------------------- */
 
-int nf_vault_inode(struct nf_vault *v, uint64_t ino, struct nf_want *w, struct nf_val *val,
-		   struct nf_inode_item *out)
+static int inode_of(const struct nf_view *view, uint64_t ino, struct nf_want *w, struct nf_val *val,
+		    struct nf_inode_item *out)
 {
-	struct nf_vnode *vn = nf_vnode_find(v, ino);
 	struct nf_key key = nf_key_inode(ino);
-	struct nf_view view = vn ? nf_vnode_view(vn) : nf_vault_view(v);
 	struct nf_val found = { 0 };
 
-	int r = nf_view_lookup(&view, &key, w, &found);
+	int r = nf_view_lookup(view, &key, w, &found);
 	if (r)
 		return r;
 	r = nf_inode_decode(found.p, found.len, out);
@@ -327,6 +330,22 @@ int nf_vault_inode(struct nf_vault *v, uint64_t ino, struct nf_want *w, struct n
 	}
 	*val = found;
 	return 0;
+}
+
+int nf_vnode_inode(struct nf_vnode *vn, struct nf_want *w, struct nf_val *val, struct nf_inode_item *out)
+{
+	struct nf_view view = nf_vnode_view(vn);
+
+	return inode_of(&view, vn->ino, w, val, out);
+}
+
+int nf_vault_inode(struct nf_vault *v, uint64_t ino, struct nf_want *w, struct nf_val *val,
+		   struct nf_inode_item *out)
+{
+	struct nf_vnode *vn = nf_vnode_find(v, ino);
+	struct nf_view view = vn ? nf_vnode_view(vn) : nf_vault_view(v);
+
+	return inode_of(&view, ino, w, val, out);
 }
 
 void nf_attr_fill(uint64_t ino, const struct nf_inode_item *i, struct nf_attr *out)

@@ -181,6 +181,8 @@ class Stage:
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "limit(seconds): time-out of this test")
+    # Whoever ends the run by a signal still gets everything cleaned up.
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", 143))
 
 
 @pytest.fixture

@@ -266,7 +266,8 @@ http {{
         rows = re.findall(r"^(\S+) (.*) (\d+) (\d+|-)$", self.log_path.read_text(), re.M)
         return [(m, p, int(status), int(n) if n != "-" else 0) for m, p, status, n in rows]
 
-    def stop(self):
+    def halt(self):
+        """Ends the process; what it serves stays, start() brings it back at the same address."""
         if self.process and self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGTERM)
@@ -275,6 +276,9 @@ http {{
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
+
+    def stop(self):
+        self.halt()
         shutil.rmtree(self.base, ignore_errors=True)
 
     def __enter__(self):

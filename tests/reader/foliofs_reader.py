@@ -763,7 +763,7 @@ def check_root(vault, root, done, deltas):
         elif kind == K_DELTA:
             rd = Rd(value)
             deltas.add((get_ref(rd, pack), _a, _b))
-            rd.get("q")
+            rd.get("qQ")
             rd.end()
     for ino, i in inodes.items():
         if stat.S_ISDIR(i.mode):

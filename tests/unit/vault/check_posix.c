@@ -155,6 +155,53 @@ START_TEST(an_acl_that_says_no_more_than_the_mode_leaves_nothing_behind_not_even
 }
 END_TEST
 
+static struct timespec mtime_of(struct vfs *m, uint64_t ino)
+{
+	struct nf_call c = { .op = NF_CALL_GETATTR, .ino = ino };
+
+	ck_assert_int_eq(vfs_call(m, &c), 0);
+	return c.attr.mtime;
+}
+
+static bool later(struct timespec a, struct timespec b)
+{
+	return a.tv_sec != b.tv_sec ? a.tv_sec > b.tv_sec : a.tv_nsec > b.tv_nsec;
+}
+
+START_TEST(a_change_that_moves_no_byte_changes_the_times_for_good)
+{
+	struct vfs_site s;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	struct nf_open_file *f;
+	uint64_t ino;
+
+	ck_assert_int_eq(vfs_open(&a, "/f", O_RDWR | O_CREAT, 0644, &f, &ino), 0);
+	for (int i = 0; i < 3; i++) {
+		struct timespec before = mtime_of(&a, ino), now;
+		struct nf_call punch = { .op = NF_CALL_FALLOCATE, .ino = ino, .file = f, .size = 4096,
+					 .mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE };
+		if (i == 0)
+			ck_assert_int_eq(vfs_truncate(&a, "/f", 0), 0);
+		else if (i == 1)
+			ck_assert_int_eq(vfs_call(&a, &punch), 0);
+		else
+			vfs_close(&a, open_as_other(&a, ino, O_WRONLY | O_TRUNC, 0), ino);
+		now = mtime_of(&a, ino);
+		ck_assert(later(now, before));
+		vfs_close(&a, f, ino);
+		vfs_unmount(&a);
+		a = vfs_mount(&s, "a");
+		struct timespec after = mtime_of(&a, ino);
+		ck_assert(!later(now, after) && !later(after, now));
+		ck_assert_int_eq(vfs_open(&a, "/f", O_RDWR, 0, &f, &ino), 0);
+	}
+	vfs_close(&a, f, ino);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 START_TEST(the_count_of_inodes_is_never_less_than_the_free_ones)
 {
 	struct vfs_site s;
@@ -180,6 +227,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, truncation_at_open_clears_set_id_bits_if_the_kernel_asks);
 	tcase_add_test(tc, fallocate_clears_set_id_bits_unless_by_root);
 	tcase_add_test(tc, an_acl_that_says_no_more_than_the_mode_leaves_nothing_behind_not_even_in_the_journal);
+	tcase_add_test(tc, a_change_that_moves_no_byte_changes_the_times_for_good);
 	tcase_add_test(tc, the_count_of_inodes_is_never_less_than_the_free_ones);
 }
 

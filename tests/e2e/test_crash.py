@@ -1,0 +1,127 @@
+"""What fsync acknowledged survives the death of the daemon.
+
+Writers note in a file outside the vault what they begin and what was acknowledged.  After kill -9 and a mount on the same
+cache and state every slot holds a number between the last acknowledged and the last begun."""
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+from vault_lib import KINDS, Vault, size, store
+
+SLOTS, SLOT, WRITERS = 16, 3000, 3
+
+WRITER = r'''
+import os, random, struct, sys
+folder, note, me, slots, slot = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
+rnd = random.Random(os.getpid())
+log = open(note, "a", buffering=1)
+start = sum(1 for _ in open(note))
+fd = os.open(f"{folder}/slots-{me}", os.O_RDWR | os.O_CREAT, 0o644)
+def body(n):
+    return struct.pack("<Q", n) * (slot // 8)
+n = start
+try:
+    while True:
+        n += 1
+        at = rnd.randrange(slots)
+        log.write(f"begin slot {at} {n}\n")
+        os.pwrite(fd, body(n), at * slot)
+        os.fsync(fd)
+        log.write(f"done slot {at} {n}\n")
+        if n % 5 == 0:
+            name = f"{folder}/new-{me}-{n}"
+            log.write(f"begin file {name} {n}\n")
+            with open(name + ".tmp", "wb", buffering=0) as f:
+                f.write(body(n) * 4)
+                os.fsync(f.fileno())
+            os.rename(name + ".tmp", name)
+            d = os.open(folder, os.O_RDONLY)
+            os.fsync(d)
+            os.close(d)
+            log.write(f"done file {name} {n}\n")
+except OSError:
+    pass
+'''
+
+
+def body(n):
+    return n.to_bytes(8, "little") * (SLOT // 8)
+
+
+def check(folder, notes):
+    """The number of promises looked at."""
+    promises = 0
+    for me, note in enumerate(notes):
+        begun, done, files = {}, {}, {}
+        for line in note.read_text().splitlines():
+            what, kind, key, n = line.split(" ")
+            if kind == "slot":
+                (begun if what == "begin" else done)[int(key)] = int(n)
+            elif what == "done":
+                files[pathlib.Path(key).name] = int(n)
+        with open(folder / f"slots-{me}", "rb", buffering=0) as f:
+            for at in range(SLOTS):
+                data = os.pread(f.fileno(), SLOT, at * SLOT)
+                low = done.get(at, 0)
+                n = int.from_bytes(data[:8], "little")
+                assert low <= n <= begun.get(at, 0), f"writer {me} slot {at}: {n}, acknowledged {low}"
+                assert not data or data == body(n), f"writer {me} slot {at}: mixed"
+                promises += low > 0
+        for name, n in files.items():
+            assert (folder / name).read_bytes() == body(n) * 4, name
+            promises += 1
+    return promises
+
+
+@pytest.mark.limit(1200)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_promise_is_kept_when_the_daemon_is_killed(stage, kind):
+    rounds = size("KILLS", 5, 50)
+    notes = [stage.dir / f"note-{i}" for i in range(WRITERS)]
+    promises = 0
+    for note in notes:
+        note.touch()
+    with store(stage, kind) as s:
+        v = Vault(stage, s)
+        laptop = v.machine("laptop")
+        with laptop.mount() as m:
+            (m.dir / "d").mkdir()
+            m.sync()
+        for n in range(rounds):
+            # A folder that is not there is taken for an address without a vault.
+            away = n % 3 == 1 and s.server
+            m = laptop.mount("poll=300ms")
+            if n:
+                promises = check(m.dir / "d", notes)
+            writers = [subprocess.Popen([sys.executable, "-c", WRITER, m.dir / "d", notes[i], str(i), str(SLOTS), str(SLOT)],
+                                        stdin=subprocess.DEVNULL) for i in range(WRITERS)]
+            try:
+                # Commits run beside the writers, and are hit too.
+                end = time.monotonic() + 0.7 + 0.37 * (n % 4)
+                while time.monotonic() < end:
+                    if n % 2:
+                        m.try_sync()
+                    time.sleep(0.05)
+                m.kill()
+                for w in writers:
+                    w.wait(20)
+            finally:
+                for w in writers:
+                    w.kill()
+                    w.wait()
+            if away:
+                # The journal and the cache are enough for what was done here.
+                s.away()
+                with laptop.mount() as m:
+                    check(m.dir / "d", notes)
+                s.back()
+        with laptop.mount() as m:
+            promises = check(m.dir / "d", notes)
+            m.sync()
+        with v.machine("other").mount() as m:
+            assert check(m.dir / "d", notes) == promises
+    assert promises > rounds * WRITERS
+    print(kind, promises, "promises kept over", rounds, "kills")
