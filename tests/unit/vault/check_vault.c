@@ -7,8 +7,6 @@ enum { MIB = 1 << 20 };
 
 static void set_max_put(struct vfs *m, uint64_t bytes) { atomic_store(&m->v->store->max_put_bytes, bytes); }
 
-static void set_max_put(struct vfs *m, uint64_t bytes) { atomic_store(&m->v->store->max_put_bytes, bytes); }
-
 static char *noise(size_t len, uint64_t seed)
 {
 	struct nf_prng p;
@@ -323,42 +321,6 @@ START_TEST(a_store_that_goes_back_is_refused)
 }
 END_TEST
 
-/* A store that takes bodies of 480 KiB: the metadata fills several packs, blocks go out in many. */
-START_TEST(a_commit_may_fill_many_packs)
-{
-	struct vfs_site s;
-	char path[64], text[600];
-	vfs_site_init(&s, "", "");
-	struct vfs a = vfs_mount(&s, "a");
-	char *big = noise(MIB, 9);
-	struct vfs_names names;
-
-	set_max_put(&a, 480 << 10);
-	ck_assert_int_eq(vfs_put(&a, "/big", big, MIB), 0);
-	for (int i = 0; i < 1000; i++) {
-		snprintf(path, sizeof path, "/f%d", i);
-		char *words = noise(400, (uint64_t)i);
-		ck_assert_int_eq(vfs_put(&a, path, words, 400), 0);
-		free(words);
-	}
-	ck_assert_int_eq(vfs_sync(&a), 0);
-	/* And once more on a tree that lies in many packs. */
-	ck_assert_int_eq(vfs_unlink(&a, "/f7", false), 0);
-	snprintf(text, sizeof text, "%0500d", 7);
-	ck_assert_int_eq(vfs_puts(&a, "/f8", text), 0);
-	ck_assert_int_eq(vfs_sync(&a), 0);
-	struct vfs b = vfs_mount(&s, "b");
-	ck_assert_int_eq(vfs_check(&b, "/big", big, MIB), 0);
-	ck_assert_int_eq(vfs_checks(&b, "/f8", text), 0);
-	ck_assert_uint_eq(vfs_ls(&b, "/", &names), 1000);
-	ck_assert_uint_eq(vfs_problems(&b), 0);
-	vfs_unmount(&a);
-	vfs_unmount(&b);
-	free(big);
-	vfs_site_deinit(&s);
-}
-END_TEST
-
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "vault", 60);
@@ -369,7 +331,6 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_file_changed_by_both_is_kept_twice);
 	tcase_add_test(tc, a_restored_backup_becomes_a_new_writer);
 	tcase_add_test(tc, a_store_that_goes_back_is_refused);
-	tcase_add_test(tc, a_commit_may_fill_many_packs);
 	tcase_add_test(tc, files_grow_shrink_and_have_holes);
 	tcase_add_test(tc, a_commit_may_fill_many_packs);
 }
