@@ -123,11 +123,8 @@ static int open_block(struct nf_rreq *rq, struct nf_block *b, uint8_t *out)
 		r = ic->ops->decrypt_block(rq, b, out);
 	else
 		memcpy(out, b->sealed, b->plain_len);
-	if (r < 0) {
-		nf_count(NF_C_BLOCKS_BAD, 1);
+	if (r < 0)
 		return nf_fail(r);
-	}
-	nf_count(NF_C_BLOCKS_OPENED, 1);
 	memset(out + b->plain_len, 0, bb - b->plain_len);
 	return 0;
 }

@@ -44,9 +44,6 @@ static int seal_block(struct nf_wreq *wq, struct nf_block *b)
 		b->sealed = b->plain;
 		b->sealed_len = b->plain_len;
 	}
-	nf_count(NF_C_BLOCKS_SEALED, 1);
-	nf_count(NF_C_BYTES_SEALED_IN, b->plain_len);
-	nf_count(NF_C_BYTES_SEALED_OUT, b->sealed_len);
 	return 0;
 }
 
