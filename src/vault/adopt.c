@@ -119,7 +119,9 @@ static int rebased_init(struct nf_vault *v, struct rebased *rb, struct nf_epoch 
 	rb->a = (struct nf_apply){
 		.view = { .nodes = v->nodes, .base = leaf->root, .layers = { rb->layer, below } },
 		.layer = rb->layer, .ring = v->ring, .dot = { v->writer, old->seq }, .host = v->host,
-		.base_root = old->base_root, .out = old->sent ? NULL : &rb->ops,
+		.base_root = old->base_root,
+		.base_layer = old == v->current && v->frozen ? v->frozen->layer : NULL,
+		.out = old->sent ? NULL : &rb->ops,
 		.first_spare = old->sent ? old->first_spare : (uint64_t)v->writer << 40 | v->next_counter,
 	};
 	return 0;
@@ -440,7 +442,7 @@ static int remember(struct nf_vault *v, const struct nf_head *leaf)
 	nf_lock_take(&v->ns);
 	memcpy(s.device_id, v->device_id, sizeof s.device_id);
 	memcpy(s.writer_id, v->writer_id, sizeof s.writer_id);
-	s.writer = v->writer;
+	s.writer = v->claiming ? 0 : v->writer;
 	s.next_counter = v->next_counter;
 	nf_lock_drop(&v->ns);
 	/* A mount without the store, after a crash, starts from this base: its nodes must be found in the cache. */
@@ -454,6 +456,9 @@ static int remember(struct nf_vault *v, const struct nf_head *leaf)
 static void trim_journal(struct nf_vault *v)
 {
 	if (!v->journal || !v->current)
+		return;
+	/* What is left must not need what goes. */
+	if (nf_vault_journal(v, true) < 0)
 		return;
 	nf_lock_take(&v->ns);
 	uint64_t bound = NF_MIN(v->current->min_segment, v->current->first_segment);
@@ -554,15 +559,16 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 		v->base = base;
 		base = (struct nf_head){ 0 };
 		if (ours) {
-			v->confirmed_seq = v->frozen->seq;
 			for (struct nf_avl_node *n = nf_avl_first(&v->vnodes); n; n = nf_avl_next(n))
 				nf_container_of(n, struct nf_vnode, node)->cut_group = 0;
 			nf_epoch_free(v->frozen);
 			v->frozen = NULL;
 			v->commits++;
 			nf_count(NF_C_COMMITS, 1);
-			if (v->current && same_view)
+			if (v->current && same_view) {
 				v->current->base_root = leaf->root;
+				v->current->new_base = v->current->journaled_bytes > 0;
+			}
 		}
 		v->have_news++;
 	}
@@ -573,6 +579,9 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 		tell_library(v, inos, nr);
 		tell_kernel(v, &ch, &old.root, &leaf->root);
 		tell_pages(v, inos, nr);
+		/* Names that moved out of the way, removals undone: no difference of trees tells of them. */
+		if (v->fs.notify && f.a.conflicts + c.a.conflicts > 0)
+			v->fs.notify->inval_all(v->fs.notify_ctx);
 	}
 	if (r == 0 && ours)
 		trim_journal(v);

@@ -421,14 +421,16 @@ static int free_name(struct txn *t, uint64_t dir, const char *name, uint8_t len,
 
 static struct nf_view base_view(const struct txn *t)
 {
-	return (struct nf_view){ .nodes = t->view.nodes, .base = t->a->base_root };
+	return (struct nf_view){ .nodes = t->view.nodes, .base = t->a->base_root,
+				 .layers = { t->a->base_layer } };
 }
 
 static int base_inode(struct txn *t, uint64_t ino, struct nf_val *val, struct nf_inode_item *out)
 {
 	struct nf_key key = nf_key_inode(ino);
+	struct nf_view bv = base_view(t);
 	struct nf_val v = { 0 };
-	int r = nf_tree_lookup(t->view.nodes, &t->a->base_root, &key, t->w, &v);
+	int r = nf_view_lookup(&bv, &key, t->w, &v);
 	if (r)
 		return r;
 	r = nf_inode_decode(v.p, v.len, out);
@@ -516,18 +518,39 @@ static int ensure_dir(struct txn *t, uint64_t dir, const struct nf_op *cause, un
 	return r;
 }
 
+/* Tells the xattrs of one hash, just given to inode TO, as operations of their own. */
+static int emit_xattrs(struct txn *t, uint64_t to, const void *value, size_t len, const struct nf_pack_id *self,
+		       const struct nf_op *cause)
+{
+	struct nf_xattr_entry e;
+	size_t pos = 0;
+	int r;
+
+	while ((r = nf_xattr_iter(value, len, self, &pos, &e)) == 0) {
+		struct nf_op op = { .kind = NF_OP_XATTR, .conflict_mode = cause->conflict_mode,
+				    .time = cause->time, .ino = to, .flags = e.is_blob ? NF_OPF_BLOB : 0,
+				    .name = e.name, .name_len = e.name_len, .value = e.value,
+				    .value_len = e.value_len, .blob = e.blob, .blob_birth = e.birth,
+				    .blob_index = e.index };
+		emit(t, &op);
+	}
+	return r < 0 ? r : 0;
+}
+
 /* Copies the xattrs and extents that INO had in the delta's base to inode TO. */
-static int clone_base_items(struct txn *t, uint64_t ino, uint64_t to, uint32_t block_bytes)
+static int clone_base_items(struct txn *t, uint64_t ino, uint64_t to, uint32_t block_bytes,
+			    const struct nf_op *cause)
 {
 	struct nf_key at = { .ino = ino, .type = NF_ITEM_XATTR }, end = { .ino = ino, .type = NF_ITEM_EXTENT + 1 };
 	bool known[NF_WINDOW_BLOCKS];
 	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
+	struct nf_view bv = base_view(t);
 
 	for (;;) {
 		struct nf_key key;
 		struct nf_val val = { 0 };
 		struct nf_buf b = NF_BUF_INIT;
-		int r = nf_tree_next(t->view.nodes, &t->a->base_root, &at, &end, t->w, &key, &val);
+		int r = nf_view_next(&bv, &at, &end, t->w, &key, &val);
 		if (r == NF_TREE_NONE)
 			return 0;
 		if (r)
@@ -535,19 +558,24 @@ static int clone_base_items(struct txn *t, uint64_t ino, uint64_t to, uint32_t b
 		struct nf_key now = key;
 		now.ino = to;
 		if (key.type == NF_ITEM_EXTENT) {
-			r = nf_extent_decode(val.p, val.len, &val.self, block_bytes, refs, known);
+			/* A layer's value is a patch only. */
+			r = nf_extent_lookup(&bv, ino, key.a, block_bytes, t->w, refs);
 			if (r == 0) {
 				memset(known, 1, sizeof known);
 				nf_extent_encode(&b, refs, known, block_bytes, true);
 			}
 		} else {
 			r = nf_item_rebase(key.type, val.p, val.len, &val.self, &b);
+			if (r == 0)
+				r = emit_xattrs(t, to, val.p, val.len, &val.self, cause);
 		}
 		if (r == 0)
 			r = put_or_remove(t, &now, &b);
 		else
 			nf_buf_deinit(&b);
 		nf_val_deinit(&val);
+		if (r == NF_TREE_WANT)
+			return r;
 		if (r < 0)
 			return nf_fail(r);
 		at = key;
@@ -667,12 +695,79 @@ static int drop_link(struct txn *t, uint64_t ino, struct nf_inode_item *item, st
 	return put_inode(t, ino, item);
 }
 
+static uint64_t redirected(const struct nf_apply *a, uint64_t ino)
+{
+	for (size_t i = 0; i < a->nr_redirects; i++)
+		if (a->redirects[i].from == ino)
+			return a->redirects[i].to;
+	return ino;
+}
+
+/* The author removed what became a conflict copy earlier in this delta: the copy goes, the other side's version stays. */
+static int unlink_copy(struct txn *t, uint64_t copy, const struct nf_op *op)
+{
+	struct nf_val val = { 0 };
+	struct nf_inode_item item;
+	char name[NF_NAME_MAX + 1];
+	uint8_t len;
+	uint64_t dir;
+
+	int r = get_inode(t, copy, &val, &item);
+	if (r == 0)
+		r = nf_view_parent(&t->view, copy, t->w, &dir, name, &len);
+	if (r == 0)
+		r = unlink_name(t, dir, name, len, copy, item.mode, op->time);
+	if (r == 0)
+		r = drop_link(t, copy, &item, op->time);
+	if (r == 0) {
+		struct nf_op done = *op;
+		done.parent = dir;
+		done.ino = copy;
+		done.stamp = item.stamp;
+		done.name = name;
+		done.name_len = len;
+		emit(t, &done);
+	}
+	nf_val_deinit(&val);
+	return r == NF_TREE_NONE ? 0 : r;
+}
+
+/* Had INO one name only, for the author as here?  1 yes, 0 no, NF_TREE_WANT, negative. */
+static int was_last_name(struct txn *t, uint64_t ino)
+{
+	struct nf_val val = { 0 };
+	struct nf_inode_item item;
+
+	int r = base_inode(t, ino, &val, &item);
+	bool more = r == 0 && item.nlink > 1;
+	nf_val_deinit(&val);
+	if (r == 0 || r == NF_TREE_NONE) {
+		val = (struct nf_val){ 0 };
+		r = get_inode(t, ino, &val, &item);
+		more |= r == 0 && item.nlink > 1;
+		nf_val_deinit(&val);
+	}
+	return r == 0 || r == NF_TREE_NONE ? !more : r;
+}
+
+/* Did somebody else change the content since the author saw it?  Changes of the author's own are no conflict,
+ * also where an operation was noted before data that the cut put in front of it. */
+static bool is_foreign(const struct txn *t, struct nf_stamp now, struct nf_stamp seen)
+{
+	return !nf_stamp_equal(now, seen) && now.writer != t->a->dot.writer;
+}
+
 static int op_unlink(struct txn *t, const struct nf_op *op)
 {
 	struct nf_val val = { 0 };
 	struct nf_inode_item item;
-	uint64_t ino;
+	uint64_t ino, copy = redirected(t->a, op->ino);
 
+	if (copy != op->ino) {
+		int only = was_last_name(t, op->ino);
+		if (only != 0)
+			return only == 1 ? unlink_copy(t, copy, op) : only;
+	}
 	int r = find(t, op->parent, op->name, op->name_len, &ino, NULL);
 	if (r == NF_TREE_NONE || (r == 0 && ino != op->ino))
 		return 0;
@@ -690,7 +785,7 @@ static int op_unlink(struct txn *t, const struct nf_op *op)
 		r = r == 1 ? 0 : r;
 	} else {
 		/* remove/edit: what was edited since is kept */
-		keep = !nf_stamp_equal(item.stamp, op->stamp);
+		keep = is_foreign(t, item.stamp, op->stamp);
 	}
 	if (r == 0 && keep)
 		t->a->conflicts++;
@@ -797,7 +892,7 @@ static int rename_target(struct txn *t, const struct nf_op *op, uint64_t parent,
 		keep = r == 1;
 		r = r == 1 ? 0 : r;
 	} else {
-		keep = !nf_stamp_equal(item.stamp, op->stamp);
+		keep = is_foreign(t, item.stamp, op->stamp);
 	}
 	if (r == 0)
 		r = unlink_name(t, parent, op->new_name, op->new_name_len, there, item.mode, op->time);
@@ -1174,7 +1269,7 @@ static int data_conflict(struct txn *t, const struct nf_op *op, bool gone)
 	t->bytes += (int64_t)item.size_bytes;
 	r = emit_create(t, copy, dir, free, free_len, &item, op);
 	if (r == 0)
-		r = clone_base_items(t, op->ino, copy, 1u << item.block_shift);
+		r = clone_base_items(t, op->ino, copy, 1u << item.block_shift, op);
 	if (r == 0)
 		r = data_in_place(t, copy, op, &item);
 	if (r == 0)
@@ -1187,14 +1282,6 @@ static int data_conflict(struct txn *t, const struct nf_op *op, bool gone)
 out:
 	nf_val_deinit(&val);
 	return r;
-}
-
-static uint64_t redirected(const struct nf_apply *a, uint64_t ino)
-{
-	for (size_t i = 0; i < a->nr_redirects; i++)
-		if (a->redirects[i].from == ino)
-			return a->redirects[i].to;
-	return ino;
 }
 
 static int op_data(struct txn *t, const struct nf_op *op)

@@ -34,6 +34,7 @@ struct nf_apply {
 	struct nf_stamp dot;    /* the delta's; content stamps become this */
 	const char *host;       /* the author's, for conflict names */
 	struct nf_ref base_root; /* what the operations were based on; null: the empty tree */
+	const struct nf_layer *base_layer; /* [Optional] over base_root: the author's own epoch before this one */
 	/* Inode numbers for conflict copies: first_spare + nr_spared is the next; a delta brings its own, so that
 	 * they are the same wherever it is replayed. */
 	uint64_t first_spare;

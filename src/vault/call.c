@@ -178,11 +178,12 @@ void nf_run_step(struct nf_run *run)
 	run->want.nr = 0;
 	nf_lock_take(&v->ns);
 	int r = nf_handlers[c->op](v, c, &run->want);
-	nf_lock_drop(&v->ns);
-	nf_lock_take(&run->v->run_lock);
+	/* A run that was put on a list may be taken from it, and end, as soon as the namespace lock is dropped. */
+	nf_lock_take(&v->run_lock);
 	bool started = run->start != NULL;
 	run->stepping = false;
-	nf_lock_drop(&run->v->run_lock);
+	nf_lock_drop(&v->run_lock);
+	nf_lock_drop(&v->ns);
 	if (r == NF_CALL_PENDING) {
 		/* What a handler starts, it starts without the lock. */
 		if (started) {

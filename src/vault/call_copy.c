@@ -149,6 +149,12 @@ int nf_do_copy_range(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 		run->start = start_store;
 		return NF_CALL_PENDING;
 	}
+	/* Data that a cut took in between must be told before this is. */
+	if (b->in_cut && (nf_is_dirty(&b->ic) || !nf_avl_empty(&b->acc))) {
+		run->phase = 1;
+		run->start = start_store;
+		return NF_CALL_PENDING;
+	}
 	if (c->uid != 0)
 		r = nf_drop_set_ids(v, b->ino, w);
 	return r ? r : copy(v, c, w, len);

@@ -378,8 +378,11 @@ static void synced(struct nf_io *io)
 {
 	struct nf_run *run = io->ctx;
 
-	if (io->error < 0) {
-		nf_run_end(run, io->error);
+	nf_lock_take(&run->v->ns);
+	int r = io->error < 0 ? io->error : run->vn->failed;
+	nf_lock_drop(&run->v->ns);
+	if (r < 0) {
+		nf_run_end(run, r);
 		return;
 	}
 	nf_work_init(&run->work, sync_journal);
@@ -404,9 +407,9 @@ int nf_do_fsync(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	(void)w;
 	if (v->read_only)
 		return 0;
+	if (c->file->vn->failed)
+		return c->file->vn->failed;
 	run->vn = c->file->vn;
-	if (run->vn->failed)
-		return run->vn->failed;
 	run->vn->refs++;
 	run->start = start_fsync;
 	return NF_CALL_PENDING;

@@ -174,17 +174,6 @@ static int before_last_name(struct nf_vault *v, uint64_t ino, const struct nf_in
 
 	if (!vn || vn->dying || S_ISDIR(item->mode) || item->nlink > 1)
 		return 0;
-	/* Closed but kept in memory: nobody holds it, what is dirty in it dies with it. */
-	if (!nf_list_empty(&vn->lru)) {
-		nf_list_del(&vn->lru);
-		v->nr_closed--;
-	}
-	if (!vn->refs) {
-		vn->refs = 1;
-		int r = nf_vnode_orphan(vn, w);
-		nf_vnode_put(vn);
-		return r;
-	}
 	return nf_vnode_orphan(vn, w);
 }
 
@@ -345,6 +334,34 @@ int nf_do_rename(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	return r;
 }
 
+/* The xattrs of a nameless file, in the tree. */
+static int link_xattrs(struct nf_vault *v, const struct nf_view *view, uint64_t ino, struct timespec time,
+		       struct nf_want *w)
+{
+	struct nf_key at = nf_key_xattr(ino, 0), end = { .ino = ino, .type = NF_ITEM_XATTR + 1 };
+
+	for (;;) {
+		struct nf_key key;
+		struct nf_val val = { 0 };
+		struct nf_xattr_entry e;
+		size_t pos = 0;
+		int r = nf_view_next(view, &at, &end, w, &key, &val);
+		if (r)
+			return r == NF_TREE_NONE ? 0 : r;
+		while (r == 0 && (r = nf_xattr_iter(val.p, val.len, &val.self, &pos, &e)) == 0) {
+			struct nf_op op = { .kind = NF_OP_XATTR, .conflict_mode = NF_MODE_STASH, .time = time,
+					    .ino = ino, .name = e.name, .name_len = e.name_len,
+					    .value = e.value, .value_len = e.value_len };
+			r = nf_vault_do(v, &op, w);
+		}
+		nf_val_deinit(&val);
+		if (r < 0)
+			return r;
+		at = key;
+		at.a++;
+	}
+}
+
 /* A nameless file gets a name: it is made in the tree with all it holds. */
 static int link_nameless(struct nf_vault *v, struct nf_vnode *vn, struct nf_call *c, struct nf_want *w)
 {
@@ -401,12 +418,15 @@ static int link_nameless(struct nf_vault *v, struct nf_vnode *vn, struct nf_call
 		vn->orphan = false;
 		r = nf_vault_do_data(v, vn, &data, false);
 	}
+	if (r == 0)
+		r = link_xattrs(v, &view, vn->ino, create.time, w);
 	nf_val_deinit(&val);
 	nf_buf_deinit(&windows);
 	if (r == 0) {
 		vn->orphan = vn->nameless = false;
 		nf_layer_free(vn->orphan_layer);
-		vn->orphan_layer = NULL;
+		nf_layer_free(vn->orphan_below);
+		vn->orphan_layer = vn->orphan_below = NULL;
 		nf_vnode_dirty(vn);
 	}
 	return r;

@@ -113,7 +113,9 @@ static int check_cloned(struct nf_vault *v, const struct nf_look_result *look)
 		return 0;
 	for (size_t i = 0; i < look->nr_leaves; i++) {
 		const struct nf_vector_entry *e = nf_vector_find(&look->leaves[i]->vector, v->writer);
-		if (!e || e->seq <= v->confirmed_seq)
+		const struct nf_vector_entry *mine = nf_vector_find(&v->base.vector, v->writer);
+		if (!e || (mine && (e->seq < mine->seq ||
+				    (e->seq == mine->seq && !memcmp(e->tag, mine->tag, sizeof e->tag)))))
 			continue;
 		if (f && f->sent && e->seq == f->seq && !memcmp(e->tag, f->delta.tag, sizeof e->tag))
 			continue;
@@ -200,12 +202,29 @@ static int leaves_copy(struct leaves *l, const struct nf_look_result *look)
 	return 0;
 }
 
+/* R9: one leaf that covers what was known to be contained before this look's listing began. */
+static void confirm(struct nf_vault *v, const struct nf_head *leaf, uint64_t known)
+{
+	nf_lock_take(&v->ns);
+	uint64_t seq = NF_MIN(known, nf_vector_seq(&leaf->vector, v->writer));
+	v->confirmed_seq = NF_MAX(v->confirmed_seq, seq);
+	nf_lock_drop(&v->ns);
+}
+
+/* Our head was read back: what it holds is known to be contained. */
+static int know(struct nf_vault *v, const struct nf_head *head)
+{
+	v->known_seq = NF_MAX(v->known_seq, nf_vector_seq(&head->vector, v->writer));
+	return nf_look_add(v->look, head);
+}
+
 /* One round: 0 nothing is left to do, 1 look again, negative. */
 static int round_of(struct nf_vault *v, unsigned round)
 {
 	struct nf_look_result seen;
 	struct leaves l = { 0 };
 	struct nf_head head = { 0 };
+	uint64_t known = NF_MAX(v->known_seq, nf_vector_seq(&v->base.vector, v->writer));
 
 	int r = look(v, &seen);
 	if (r == 0)
@@ -225,20 +244,23 @@ static int round_of(struct nf_vault *v, unsigned round)
 		}
 		r = nf_publish(v, l.p, l.nr, &head);
 		if (r == 0)
-			r = nf_look_add(v->look, &head);
+			r = know(v, &head);
 		r = r == -NF_E_STORE_UNKNOWN_OUTCOME || r == 0 ? 1 : r;
 		goto out;
 	}
 	if (!is_base(v, l.p[0])) {
 		r = nf_adopt(v, l.p[0]);
+		if (r == 0)
+			confirm(v, l.p[0], known);
 		r = r < 0 ? r : 1;
 		goto out;
 	}
+	confirm(v, l.p[0], known);
 	if (!v->frozen)
 		goto out;
 	r = nf_publish(v, l.p, 1, &head);
 	if (r == 0)
-		r = nf_look_add(v->look, &head);
+		r = know(v, &head);
 	r = r == -NF_E_STORE_UNKNOWN_OUTCOME || r == 0 ? 1 : r;
 out:
 	nf_head_deinit(&head);

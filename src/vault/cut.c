@@ -17,16 +17,14 @@ static void drained(struct nf_io *io)
 	struct nf_vault *v = vn->v;
 
 	nf_lock_take(&v->ns);
-	if (io->error < 0) {
-		vn->cut_failed = io->error;
-	} else {
-		vn->in_cut = false;
-		vn->cut_failed = 0;
-		NF_ASSERT(v->frozen && v->frozen->undrained > 0);
-	}
+	/* Of a file whose last name went meanwhile the cut wants nothing any more. */
+	bool done = io->error == 0 || vn->orphan;
+	vn->cut_failed = done ? 0 : io->error;
 	vn->cut_running = false;
 	v->flushing--;
-	if (io->error == 0) {
+	if (done) {
+		NF_ASSERT(v->frozen && v->frozen->undrained > 0);
+		vn->in_cut = false;
 		v->frozen->undrained--;
 		if (!nf_is_dirty(&vn->ic) && nf_avl_empty(&vn->acc))
 			nf_list_del(&vn->dirty);

@@ -82,6 +82,8 @@ struct nf_apply nf_vault_apply(struct nf_vault *v, struct nf_epoch *e, bool froz
 	if (frozen) {
 		a.view.layers[0] = e->layer;
 		a.view.layers[1] = NULL;
+	} else if (v->frozen) {
+		a.base_layer = v->frozen->layer;
 	}
 	return a;
 }
@@ -213,22 +215,33 @@ int nf_vault_do_data(struct nf_vault *v, struct nf_vnode *vn, const struct nf_op
 
 /* --- journal ------------------------------------------------------------------------ */
 
-/* Takes what E has that the journal does not: an encoded record in *B. */
+/* Takes what E has that the journal does not, or the first part of it: an encoded record in *B. */
 static int record_of(struct nf_epoch *e, struct nf_buf *b, size_t *upto)
 {
 	size_t from = e->reset ? 0 : e->journaled_bytes;
+	struct nf_rd rd = nf_rd_of(e->ops.p + from, e->ops.len - from);
+	struct nf_op op;
+	int r = 0;
 
-	*upto = e->ops.len;
-	if (from == e->ops.len && !e->reset)
+	*upto = from;
+	if (from == e->ops.len && !e->reset && !e->new_base)
 		return 0;
-	return nf_journal_encode_ops(b, e->seq, &e->base_root, e->reset, e->ops.p + from,
-				     e->ops.len - from);
+	while (r == 0 && nf_rd_left(&rd) && *upto - from < NF_JOURNAL_RECORD_BYTES) {
+		r = nf_op_decode(&rd, NULL, &op);
+		*upto = (size_t)(rd.p - e->ops.p);
+	}
+	if (r < 0)
+		return nf_fail(r);
+	return nf_journal_encode_ops(b, e->seq, &e->base_root, e->reset, e->new_base, e->ops.p + from,
+				     *upto - from);
 }
 
-static int journal_epoch(struct nf_vault *v, bool frozen)
+/* One record. 1: there is more. */
+static int journal_some(struct nf_vault *v, bool frozen)
 {
 	struct nf_buf b = NF_BUF_INIT;
 	size_t upto = 0;
+	bool more = false;
 
 	nf_lock_take(&v->ns);
 	struct nf_epoch *e = frozen ? v->frozen : v->current;
@@ -243,11 +256,21 @@ static int journal_epoch(struct nf_vault *v, bool frozen)
 		e = v->frozen && v->frozen->seq == seq ? v->frozen : v->current;
 		if (e && e->seq == seq) {
 			e->journaled_bytes = upto;
-			e->reset = false;
+			e->reset = e->new_base = false;
+			more = upto < e->ops.len;
 		}
 		nf_lock_drop(&v->ns);
 	}
 	nf_buf_deinit(&b);
+	return r < 0 ? r : more;
+}
+
+static int journal_epoch(struct nf_vault *v, bool frozen)
+{
+	int r;
+
+	while ((r = journal_some(v, frozen)) == 1)
+		;
 	return r;
 }
 

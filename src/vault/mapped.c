@@ -55,6 +55,7 @@ static int old_version_new(struct nf_vnode *vn, struct nf_vnode **out)
 	nf_want_deinit(&w);
 	if (r < 0) {
 		nf_layer_free(old->orphan_layer);
+		nf_layer_free(old->orphan_below);
 		free(old);
 		return r;
 	}

@@ -1,11 +1,12 @@
 /* vault/recover.c - the journal's records, and what is made of them at mount.
  *
- *   'O'  version u8 = 1 | seq u64 | flags u8 (bit 0: forget what came before of this seq) | base root [52]
- *        | operations
- *   'M'  version u8 = 1 | kind u8 = 1 (sent) | seq u64 | delta reference [52]
+ *   'O'  version u8 = 1 | seq u64 | flags u8 (bit 0: forget what came before of this seq; bit 1: what came before counts
+ *        from this base root too) | base root [52] | operations
+ *   'M'  version u8 = 1 | kind u8 = 1 (sent) | seq u64 | delta reference [52] | first spare inode u64
  *
- * Records of dots that the remembered base contains are passed over.  What is left belongs to one or two dots: of two the
- * lower is the frozen epoch.  If a head with it may have been sent its delta is fixed. */
+ * Records of dots that the remembered base contains are passed over, but for the last of them: the operations of the
+ * next dot were made on top of it.  What is left belongs to one or two dots: of two the lower is the frozen epoch.  If a head
+ * with it may have been sent its delta is fixed, and its operations stay as they are. */
 #include "base/assert.h"
 #include "base/error.h"
 #include "base/mem.h"
@@ -14,25 +15,26 @@
 
 #include <inttypes.h>
 
-enum { RECORD_VERSION = 1, RESET = 1, MARK_SENT = 1 };
+enum { RECORD_VERSION = 1, RESET = 1, NEW_BASE = 2, MARK_SENT = 1 };
 
 int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root, bool reset,
-			  const void *ops, size_t len)
+			  bool new_base, const void *ops, size_t len)
 {
 	nf_buf_u8(b, RECORD_VERSION);
 	nf_buf_u64(b, seq);
-	nf_buf_u8(b, reset ? RESET : 0);
+	nf_buf_u8(b, (uint8_t)((reset ? RESET : 0) | (new_base ? NEW_BASE : 0)));
 	nf_ref_encode(b, base_root);
 	nf_buf_bytes(b, ops, len);
 	return nf_buf_error(b);
 }
 
-int nf_journal_encode_sent(struct nf_buf *b, uint64_t seq, const struct nf_ref *delta)
+int nf_journal_encode_sent(struct nf_buf *b, uint64_t seq, const struct nf_ref *delta, uint64_t first_spare)
 {
 	nf_buf_u8(b, RECORD_VERSION);
 	nf_buf_u8(b, MARK_SENT);
 	nf_buf_u64(b, seq);
 	nf_ref_encode(b, delta);
+	nf_buf_u64(b, first_spare);
 	return nf_buf_error(b);
 }
 
@@ -101,18 +103,33 @@ const struct nf_journal_seal_ops nf_vault_journal_seal = {
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
+static void dot_clear(struct nf_recovered_dot *d)
+{
+	for (size_t k = 0; k < d->nr; k++)
+		free(d->rec[k].ops);
+	free(d->rec);
+	*d = (struct nf_recovered_dot){ 0 };
+}
+
 void nf_recovered_deinit(struct nf_recovered *rc)
 {
-	for (int i = 0; i < 2; i++) {
-		for (size_t k = 0; k < rc->dot[i].nr; k++)
-			free(rc->dot[i].rec[k].ops);
-		free(rc->dot[i].rec);
-	}
+	dot_clear(&rc->dot[0]);
+	dot_clear(&rc->dot[1]);
+	dot_clear(&rc->before);
 	*rc = (struct nf_recovered){ 0 };
+}
+
+static bool dot_known(const struct nf_recovered *rc, uint64_t seq)
+{
+	return rc->dot[0].seq == seq || rc->dot[1].seq == seq || rc->before.seq == seq;
 }
 
 static struct nf_recovered_dot *dot_of(struct nf_recovered *rc, uint64_t seq)
 {
+	if (seq == rc->contained) {
+		rc->before.seq = seq;
+		return &rc->before;
+	}
 	for (int i = 0; i < 2; i++)
 		if (rc->dot[i].seq == seq)
 			return &rc->dot[i];
@@ -204,13 +221,16 @@ static int take_ops(struct nf_recovered *rc, struct nf_journal *j, uint64_t segm
 	nf_ref_decode(rd, NULL, &rec.base_root);
 	if (nf_rd_error(rd, false) < 0)
 		return nf_fail(-NF_E_JOURNAL_BAD);
-	if (seq <= rc->contained)
+	if (seq < rc->contained || seq == 0)
 		return 0;
 	size_t len = nf_rd_left(rd);
 	const uint8_t *p = nf_rd_bytes(rd, len);
-	int r = check_ops(rc, j, p, len, segment, unsynced_from_bytes);
+	/* What is on the server already need not be whole here. */
+	int r = seq == rc->contained ? 0 : check_ops(rc, j, p, len, segment, unsynced_from_bytes);
 	if (r)
 		return r;
+	if (len == 0 && !dot_known(rc, seq))
+		return 0;
 	struct nf_recovered_dot *d = dot_of(rc, seq);
 	if (!d)
 		return nf_fail(-NF_E_JOURNAL_BAD);
@@ -219,6 +239,10 @@ static int take_ops(struct nf_recovered *rc, struct nf_journal *j, uint64_t segm
 			free(d->rec[k].ops);
 		d->nr = 0;
 	}
+	for (size_t k = 0; flags & NEW_BASE && k < d->nr; k++)
+		d->rec[k].base_root = rec.base_root;
+	if (len == 0)
+		return 0;
 	d->first_segment = NF_MIN(d->first_segment, segment);
 	struct nf_recovered_record *all = realloc(d->rec, (d->nr + 1) * sizeof *all);
 	if (!all)
@@ -248,6 +272,7 @@ int nf_recover_record(void *ctx, struct nf_journal *j, uint64_t segment, char ki
 	uint64_t seq = nf_rd_u64(&rd);
 	struct nf_ref delta;
 	nf_ref_decode(&rd, NULL, &delta);
+	uint64_t first_spare = nf_rd_u64(&rd);
 	if (nf_rd_error(&rd, true) < 0)
 		return nf_fail(-NF_E_JOURNAL_BAD);
 	if (seq <= rc->contained)
@@ -257,6 +282,7 @@ int nf_recover_record(void *ctx, struct nf_journal *j, uint64_t segment, char ki
 		return nf_fail(-NF_E_JOURNAL_BAD);
 	d->sent = true;
 	d->delta = delta;
+	d->first_spare = first_spare;
 	return 0;
 }
 
@@ -271,14 +297,53 @@ static void note_counters(struct nf_vault *v, const struct nf_op *op)
 		v->next_counter = NF_MAX(v->next_counter, (op->ino & mask) + 1);
 }
 
-static int replay_record(struct nf_vault *v, struct nf_epoch *e, bool below_frozen,
+/* The layer of D on the base it was made on, for the dot after it. */
+static int layer_before(struct nf_vault *v, const struct nf_recovered_dot *d, struct nf_layer **out)
+{
+	struct nf_layer *l;
+	int r = nf_layer_new(&l);
+
+	for (size_t i = 0; r == 0 && i < d->nr; i++) {
+		struct nf_apply a = {
+			.view = { .nodes = v->nodes, .base = d->rec[i].base_root, .layers = { l } },
+			.layer = l, .ring = v->ring, .dot = { v->writer, d->seq }, .host = v->host,
+			.base_root = d->rec[i].base_root, .first_spare = (uint64_t)v->writer << 40 | v->next_counter,
+		};
+		r = nf_replay(v, &a, d->rec[i].ops, d->rec[i].len, NULL);
+		nf_apply_deinit(&a);
+	}
+	if (r < 0) {
+		nf_layer_free(l);
+		return nf_fail(r);
+	}
+	*out = l;
+	return 0;
+}
+
+/* Operations of a dot that was sent: as they are, with the conflict copies that the delta provides for. */
+static int keep_ops(struct nf_epoch *e, const struct nf_recovered_record *rec)
+{
+	struct nf_rd rd = nf_rd_of(rec->ops, rec->len);
+
+	while (nf_rd_left(&rd)) {
+		struct nf_op op;
+		int r = nf_op_decode(&rd, NULL, &op);
+		if (r < 0)
+			return nf_fail(r);
+		e->nr_ops++;
+	}
+	nf_buf_bytes(&e->ops, rec->ops, rec->len);
+	return nf_buf_error(&e->ops);
+}
+
+static int replay_record(struct nf_vault *v, struct nf_epoch *e, bool below_frozen, const struct nf_layer *before,
 			 const struct nf_recovered_record *rec)
 {
 	struct nf_rd rd = nf_rd_of(rec->ops, rec->len);
 	struct nf_apply a = {
 		.view = { .nodes = v->nodes, .base = v->base.root, .layers = { e->layer } },
 		.layer = e->layer, .ring = v->ring, .dot = { v->writer, e->seq }, .host = v->host,
-		.base_root = rec->base_root, .out = &e->ops,
+		.base_root = rec->base_root, .base_layer = before, .out = e->sent ? NULL : &e->ops,
 	};
 	int r = 0;
 
@@ -291,10 +356,15 @@ static int replay_record(struct nf_vault *v, struct nf_epoch *e, bool below_froz
 			break;
 		note_counters(v, &op);
 	}
-	a.first_spare = (uint64_t)v->writer << 40 | v->next_counter;
+	a.first_spare = e->sent ? e->first_spare + e->nr_spared : (uint64_t)v->writer << 40 | v->next_counter;
+	if (r == 0 && e->sent)
+		r = keep_ops(e, rec);
 	if (r == 0)
 		r = nf_replay(v, &a, rec->ops, rec->len, NULL);
-	v->next_counter += a.nr_spared;
+	if (e->sent)
+		e->nr_spared += a.nr_spared;
+	else
+		v->next_counter += a.nr_spared;
 	e->nr_ops += a.nr_out;
 	e->inodes += a.inodes;
 	e->bytes += a.bytes;
@@ -303,23 +373,38 @@ static int replay_record(struct nf_vault *v, struct nf_epoch *e, bool below_froz
 	return r;
 }
 
-static int replay_dot(struct nf_vault *v, const struct nf_recovered_dot *d, bool frozen, struct nf_epoch **out)
+/* BEFORE: the dot that D was made on top of, if it is still known. */
+static int replay_dot(struct nf_vault *v, const struct nf_recovered_dot *d, const struct nf_recovered_dot *before,
+		      bool frozen, struct nf_epoch **out)
 {
+	struct nf_layer *below = NULL;
 	struct nf_epoch *e;
 	int r = nf_epoch_new(d->seq, &v->base.root, &e);
 
 	if (r < 0)
 		return r;
+	e->sent = d->sent;
+	e->delta = d->delta;
+	e->first_spare = d->first_spare;
+	/* A sent dot says itself what it was made on. */
+	if (d->sent && d->nr)
+		e->base_root = d->rec[0].base_root;
+	/* Only where the base moved meanwhile does it matter what the author saw; and not where that is the dot's base root. */
+	if (before && before->nr && d->nr && memcmp(&d->rec[0].base_root, &v->base.root, sizeof v->base.root) &&
+	    !memcmp(&d->rec[0].base_root, &before->rec[0].base_root, sizeof v->base.root))
+		r = layer_before(v, before, &below);
 	for (size_t i = 0; r == 0 && i < d->nr; i++)
-		r = replay_record(v, e, !frozen && v->frozen, &d->rec[i]);
+		r = replay_record(v, e, !frozen && v->frozen, below, &d->rec[i]);
+	nf_layer_free(below);
 	if (r < 0) {
 		nf_epoch_free(e);
 		return nf_fail(r);
 	}
 	e->oldest_ns = nf_clock_ns();
 	e->journaled_bytes = e->ops.len;
-	e->sent = d->sent;
-	e->delta = d->delta;
+	/* What took another form is to be written in it. */
+	if (!e->sent && d->nr && memcmp(&d->rec[0].base_root, &v->base.root, sizeof v->base.root))
+		e->reset = true;
 	e->first_segment = d->first_segment;
 	e->min_segment = 0; /* its blocks are in old segments: they stay until it is on the server */
 	*out = e;
@@ -337,10 +422,10 @@ int nf_recover_replay(struct nf_vault *v, struct nf_recovered *rc)
 		*hi = t;
 	}
 	if (lo->seq && !hi->seq && !lo->sent)
-		return replay_dot(v, lo, false, &v->current);
+		return replay_dot(v, lo, &rc->before, false, &v->current);
 	if (lo->seq)
-		r = replay_dot(v, lo, true, &v->frozen);
+		r = replay_dot(v, lo, &rc->before, true, &v->frozen);
 	if (r == 0 && hi->seq)
-		r = replay_dot(v, hi, false, &v->current);
+		r = replay_dot(v, hi, lo, false, &v->current);
 	return r;
 }

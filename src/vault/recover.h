@@ -14,6 +14,7 @@ struct nf_recovered_dot {
 	uint64_t first_segment;
 	bool sent;
 	struct nf_ref delta;
+	uint64_t first_spare;
 	struct nf_recovered_record *rec;
 	size_t nr;
 };
@@ -21,6 +22,7 @@ struct nf_recovered {
 	struct nf_vault *v;
 	uint64_t contained; /* our last dot in the remembered base: passed over */
 	struct nf_recovered_dot dot[2];
+	struct nf_recovered_dot before; /* `contained` itself, if the journal still has it */
 };
 void nf_recovered_deinit(struct nf_recovered *rc);
 /* The journal's replay callback; ctx is the struct nf_recovered. */

@@ -115,7 +115,7 @@ static int open_journal(struct nf_vault *v, const struct nf_state *s)
 
 static int remember(struct nf_vault *v)
 {
-	struct nf_state s = { .writer = v->writer, .next_counter = v->next_counter, .base = v->base };
+	struct nf_state s = { .writer = v->claiming ? 0 : v->writer, .next_counter = v->next_counter, .base = v->base };
 
 	if (!v->state_path)
 		return 0;
@@ -138,7 +138,7 @@ static int fresh_epoch(struct nf_vault *v)
 }
 
 /* A device that has no writer prefix takes one: it is in use once a head with the claim is on the store. */
-static int claim(struct nf_vault *v)
+static int claim_one(struct nf_vault *v)
 {
 	for (int i = 0; i < CLAIM_TRIES; i++) {
 		struct nf_want w = NF_WANT_INIT;
@@ -191,9 +191,18 @@ static int claim(struct nf_vault *v)
 			return r;
 		if (r == 0 && !memcmp(item.id, v->writer_id, sizeof item.id))
 			return 0;
-		v->confirmed_seq = 0;
+		v->confirmed_seq = v->known_seq = 0;
 	}
 	return nf_fail(-NF_E_STORE_BUSY);
+}
+
+/* The prefix is remembered when it is known to be ours: a device that ends before takes another one. */
+static int claim(struct nf_vault *v)
+{
+	v->claiming = true;
+	int r = claim_one(v);
+	v->claiming = false;
+	return r == 0 ? remember(v) : r;
 }
 
 static void take_state(struct nf_vault *v, const struct nf_state *s)
@@ -292,7 +301,7 @@ static int first_turn(struct nf_vault *v)
 			r = nf_fail(-NF_E_HEADER_MISSING);
 		if (r == 0)
 			r = nf_head_copy(&v->base, seen.leaves[seen.nr_leaves - 1]);
-		v->confirmed_seq = 0;
+		v->confirmed_seq = v->known_seq = 0;
 		if (r == 0)
 			r = claim(v);
 		if (r == 0)
@@ -346,6 +355,14 @@ static void drop_files(struct nf_vault *v)
 		nf_list_del(&vn->dirty);
 		if (vn->refs == 0) {
 			vn->refs = 1;
+			nf_vnode_put(vn);
+		}
+	}
+	/* A cut whose data could not be stored holds its files. */
+	for (struct nf_avl_node *n = nf_avl_first(&v->vnodes); n; n = nf_avl_next(n)) {
+		struct nf_vnode *vn = nf_container_of(n, struct nf_vnode, node);
+		if (vn->in_cut) {
+			vn->in_cut = false;
 			nf_vnode_put(vn);
 		}
 	}

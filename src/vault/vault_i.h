@@ -64,9 +64,11 @@ struct nf_epoch {
 	uint64_t oldest_ns;       /* n  when the first operation came; 0: none */
 	uint64_t undrained;       /* n  frozen: vnodes whose groups have not drained */
 	bool reset;               /* n  the journal holds an older form of ops: write them anew */
+	bool new_base;            /* n  the journal holds an older base_root: say so */
 	bool sent;                /* n  a head with this dot may be on the store: the delta is fixed */
 	struct nf_ref delta;      /* n  once it is on the store */
 	uint64_t first_spare;     /* n  of the delta, once encoded */
+	uint64_t nr_spared;       /* n  of them, used while the journal was replayed */
 	struct nf_vector_entry dot; /* n  valid once `delta` is */
 };
 
@@ -113,6 +115,7 @@ struct nf_vnode {
 	struct nf_buf base_item; /* n  INODE value in the base; empty: not there */
 	struct nf_buf next_item; /* n  in the base being taken over */
 	struct nf_layer *orphan_layer; /* n  an orphan's own state */
+	struct nf_layer *orphan_below; /* n  under it: what the frozen epoch held of it; NULL: nothing */
 	struct nf_ref orphan_base;     /* n */
 	/* While the kernel is being told of a change made elsewhere: the version it has (mapped.c). */
 	struct nf_vnode *old_version;  /* n  owned */
@@ -177,6 +180,7 @@ struct nf_vault {
 	uint64_t dirty_since_ns;    /* n  when the list got its first since the last cut; 0 */
 	struct nf_avl moved;        /* n  of nf_moved */
 	uint32_t writer;            /* n  prefix; 0: none yet */
+	bool claiming;              /* the prefix is not known to be ours yet */
 	uint8_t writer_id[16];      /* n */
 	uint64_t next_counter;      /* n  of inode numbers and births */
 	uint64_t birth;             /* n  of blocks sealed now */
@@ -185,6 +189,7 @@ struct nf_vault {
 	uint64_t segment;           /* n */
 	struct nf_list sync_waiters;/* n  fsync=remote and sync calls: wait for an epoch */
 	uint64_t confirmed_seq;     /* n  our last dot on the server, shown by a look */
+	uint64_t known_seq;         /* our last dot read back; the committer's */
 	bool want_commit;           /* n  commit now */
 	bool want_look;             /* n */
 	bool stopping;              /* n */
@@ -322,9 +327,9 @@ void nf_state_deinit(struct nf_state *s);
 
 /* --- recover.c ---------------------------------------------------------------------------------- */
 /* The journal's records. */
-int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root, bool reset, const void *ops,
-			  size_t len);
-int nf_journal_encode_sent(struct nf_buf *b, uint64_t seq, const struct nf_ref *delta);
+int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root, bool reset, bool new_base,
+			  const void *ops, size_t len);
+int nf_journal_encode_sent(struct nf_buf *b, uint64_t seq, const struct nf_ref *delta, uint64_t first_spare);
 extern const struct nf_journal_seal_ops nf_vault_journal_seal;
 
 #endif

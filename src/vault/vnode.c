@@ -145,6 +145,7 @@ static void free_vnode(struct nf_ictx *ic)
 	nf_lock_drop(&v->ns);
 	nf_buf_deinit(&vn->base_item);
 	nf_layer_free(vn->orphan_layer);
+	nf_layer_free(vn->orphan_below);
 	nf_rangeset_deinit(&vn->given);
 	free(vn);
 	nf_list_for_each_safe(run, &runs, struct nf_run, waiting) {
@@ -215,31 +216,40 @@ struct nf_view nf_vnode_view(struct nf_vnode *vn)
 {
 	if (vn->orphan)
 		return (struct nf_view){ .nodes = vn->v->nodes, .base = vn->orphan_base,
-					 .layers = { vn->orphan_layer } };
+					 .layers = { vn->orphan_layer, vn->orphan_below } };
 	return nf_vault_view(vn->v);
 }
 
 int nf_vnode_orphan(struct nf_vnode *vn, struct nf_want *w)
 {
 	struct nf_vault *v = vn->v;
-	struct nf_layer *l;
+	struct nf_layer *l = NULL, *below = NULL;
 	(void)w;
 
 	int r = nf_layer_new(&l);
-	if (r < 0)
-		return nf_fail(r);
-	if (v->frozen)
-		r = nf_layer_copy_inode(l, v->frozen->layer, vn->ino);
+	/* Two layers: extents in them are patches, one over the other. */
+	if (r == 0 && v->frozen)
+		r = nf_layer_new(&below);
+	if (r == 0 && v->frozen)
+		r = nf_layer_copy_inode(below, v->frozen->layer, vn->ino);
 	if (r == 0 && v->current)
 		r = nf_layer_copy_inode(l, v->current->layer, vn->ino);
 	if (r < 0) {
 		nf_layer_free(l);
+		nf_layer_free(below);
 		return nf_fail(r);
 	}
 	vn->orphan_layer = l;
+	vn->orphan_below = below;
 	vn->orphan_base = v->base.root;
 	vn->orphan = true;
 	nf_list_del(&vn->dirty);
+	if (!nf_list_empty(&vn->lru)) {
+		nf_list_del(&vn->lru);
+		v->nr_closed--;
+	}
+	/* Closed but kept in memory: nobody holds it, what is dirty in it dies with it. */
+	vn->refs++;
 	/* The cut need not wait for it, unless its flush runs already. */
 	if (vn->in_cut && !vn->cut_running) {
 		vn->in_cut = false;
@@ -247,6 +257,7 @@ int nf_vnode_orphan(struct nf_vnode *vn, struct nf_want *w)
 		nf_cond_broadcast(&v->changed);
 		nf_vnode_put(vn);
 	}
+	nf_vnode_put(vn);
 	return 0;
 }
 

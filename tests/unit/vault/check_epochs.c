@@ -1,0 +1,517 @@
+/* What happens around a cut: operations made on top of a frozen epoch, heads sent and not yet seen, restarts between, files
+ * without a name; and what `check` says of a store that lost something. */
+#include "base/random.h"
+#include "vfs.h"
+#include "vault/commit.h"
+#include "vault/run.h"
+
+#include <ftw.h>
+#include <unistd.h>
+
+enum { SIZE = 300000 };
+
+static char *noise(size_t len, uint64_t seed)
+{
+	struct nf_prng p;
+	char *b = malloc(len);
+	nf_prng_seed(&p, seed);
+	for (size_t i = 0; i < len; i++)
+		b[i] = (char)nf_prng_next(&p);
+	return b;
+}
+
+static void edit(struct vfs *m, const char *path, const char *text, uint64_t at)
+{
+	struct nf_open_file *f;
+	uint64_t ino;
+
+	ck_assert_int_eq(vfs_open(m, path, O_RDWR, 0, &f, &ino), 0);
+	ck_assert_int_eq(vfs_pwrite(m, f, ino, text, strlen(text), at), 0);
+	ck_assert_int_eq(vfs_fsync(m, f, ino), 0);
+	vfs_close(m, f, ino);
+}
+
+static void freeze(struct vfs *m)
+{
+	ck_assert(nf_cut(m->v));
+	ck_assert_int_eq(nf_cut_drain(m->v), 0);
+}
+
+/* The frozen epoch's head goes to the store; M does not look for it. */
+static void send(struct vfs *m, struct nf_head *out)
+{
+	const struct nf_head *leaf = &m->v->base;
+	ck_assert_int_eq(nf_publish(m->v, &leaf, 1, out), 0);
+}
+
+static void restart(struct vfs_site *s, struct vfs *m, const char *name)
+{
+	vfs_unmount(m);
+	*m = vfs_mount(s, name);
+}
+
+/* The one name in the root that looks like a conflict copy. */
+static void conflict_path(struct vfs *m, char out[80])
+{
+	struct vfs_names names;
+	unsigned found = 0;
+
+	vfs_ls(m, "/", &names);
+	for (size_t i = 0; i < names.nr; i++) {
+		if (!strstr(names.name[i], "(conflict "))
+			continue;
+		found++;
+		snprintf(out, 80, "/%s", names.name[i]);
+	}
+	ck_assert_uint_eq(found, 1);
+}
+
+static void set_xattr(struct vfs *m, uint64_t ino, const char *name, const char *value)
+{
+	struct nf_call c = { .op = NF_CALL_SETXATTR, .ino = ino, .data = value, .size = strlen(value) };
+	snprintf(c.name, sizeof c.name, "%s", name);
+	ck_assert_int_eq(vfs_call(m, &c), 0);
+}
+
+static void check_xattr(struct vfs *m, const char *path, const char *name, const char *value)
+{
+	uint64_t dir, ino;
+	char last[256];
+	ck_assert_int_eq(vfs_walk(m, path, &dir, last, &ino), 0);
+	struct nf_call c = { .op = NF_CALL_GETXATTR, .ino = ino, .size = 100 };
+	snprintf(c.name, sizeof c.name, "%s", name);
+	ck_assert_int_eq(vfs_call(m, &c), 0);
+	ck_assert_uint_eq(c.count, strlen(value));
+	ck_assert_mem_eq(c.buf, value, c.count);
+	free(c.buf);
+}
+
+/* _i: 0 as it is, 1 with a restart between. */
+START_TEST(an_edit_on_a_frozen_version_is_kept_when_others_edit_that_version)
+{
+	struct vfs_site s;
+	char path[80];
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a"), b = vfs_mount(&s, "b");
+	struct nf_head sent;
+	char *want = noise(SIZE, 1);
+
+	/* Made in the frozen epoch: the base knows nothing of it. */
+	ck_assert_int_eq(vfs_put(&a, "/f", want, SIZE), 0);
+	freeze(&a);
+	edit(&a, "/f", "from a", 50000);
+	send(&a, &sent);
+	nf_head_deinit(&sent);
+	ck_assert_int_eq(vfs_refresh(&b), 0);
+	edit(&b, "/f", "from b", 200000);
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	if (_i)
+		restart(&s, &a, "a");
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	conflict_path(&a, path);
+	memcpy(want + 50000, "from a", 6);
+	ck_assert_int_eq(vfs_check(&a, path, want, SIZE), 0);
+	ck_assert_int_eq(vfs_refresh(&b), 0);
+	ck_assert_int_eq(vfs_check(&b, path, want, SIZE), 0);
+	free(want);
+	want = noise(SIZE, 1);
+	memcpy(want + 200000, "from b", 6);
+	ck_assert_int_eq(vfs_check(&a, "/f", want, SIZE), 0);
+	ck_assert_uint_eq(vfs_problems(&b), 0);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	free(want);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+/* The base moved, was remembered, and the device stopped before its operations were journaled in their new form. */
+START_TEST(a_crash_between_base_and_operations_loses_nothing)
+{
+	struct vfs_site s;
+	char path[80], cmd[600];
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a"), b = vfs_mount(&s, "b");
+	struct nf_head sent;
+	char *want = noise(SIZE, 1);
+
+	ck_assert_int_eq(vfs_put(&a, "/f", want, SIZE), 0);
+	freeze(&a);
+	edit(&a, "/f", "from a", 50000);
+	send(&a, &sent);
+	nf_head_deinit(&sent);
+	ck_assert_int_eq(vfs_refresh(&b), 0);
+	edit(&b, "/f", "from b", 200000);
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	/* The journal as it is now, the state as it is after the take-over. */
+	snprintf(cmd, sizeof cmd, "cp -a %s/a-state %s/c-state", s.dir.path, s.dir.path);
+	ck_assert_int_eq(system(cmd), 0);
+	ck_assert_int_eq(vfs_refresh(&a), 0);
+	snprintf(cmd, sizeof cmd, "cp %s/a-state/state %s/c-state/state", s.dir.path, s.dir.path);
+	ck_assert_int_eq(system(cmd), 0);
+	vfs_unmount(&a);
+	struct vfs c = vfs_mount(&s, "c");
+	ck_assert_int_eq(vfs_sync(&c), 0);
+	conflict_path(&c, path);
+	memcpy(want + 50000, "from a", 6);
+	ck_assert_int_eq(vfs_check(&c, path, want, SIZE), 0);
+	ck_assert_uint_eq(vfs_problems(&c), 0);
+	vfs_unmount(&c);
+	vfs_unmount(&b);
+	free(want);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(a_sent_dot_keeps_its_spare_numbers_over_a_restart)
+{
+	struct vfs_site s;
+	char path[80];
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a"), b = vfs_mount(&s, "b");
+	struct nf_head sent;
+	struct nf_store_op gone = { .verb = NF_STORE_DELETE };
+	char *want = noise(SIZE, 2);
+
+	ck_assert_int_eq(vfs_put(&a, "/f", want, SIZE), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_refresh(&b), 0);
+	edit(&a, "/f", "from a", 50000);
+	freeze(&a);
+	send(&a, &sent);
+	/* It never came to be. */
+	nf_head_name(sent.id.seq, sent.id.rand, gone.name);
+	ck_assert_int_eq(nf_store_run(s.keep, &gone), 0);
+	nf_store_op_deinit(&gone);
+	nf_head_deinit(&sent);
+	edit(&b, "/f", "from b", 200000);
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	uint64_t spare = a.v->frozen->first_spare;
+	ck_assert_uint_eq(spare >> 40, a.v->writer);
+	restart(&s, &a, "a");
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	conflict_path(&a, path);
+	uint64_t dir, ino;
+	char last[256];
+	ck_assert_int_eq(vfs_walk(&a, path, &dir, last, &ino), 0);
+	ck_assert_uint_eq(ino, spare);
+	memcpy(want + 50000, "from a", 6);
+	ck_assert_int_eq(vfs_check(&a, path, want, SIZE), 0);
+	ck_assert_uint_eq(vfs_problems(&a), 0);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	free(want);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(a_conflict_copy_keeps_its_attributes_over_a_restart)
+{
+	struct vfs_site s;
+	char path[80], last[256];
+	uint64_t dir, ino;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a"), b = vfs_mount(&s, "b");
+
+	ck_assert_int_eq(vfs_puts(&a, "/f", "first"), 0);
+	ck_assert_int_eq(vfs_walk(&a, "/f", &dir, last, &ino), 0);
+	set_xattr(&a, ino, "user.x", "value");
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_refresh(&b), 0);
+	edit(&a, "/f", "A", 0);
+	edit(&b, "/f", "B", 0);
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	/* Taken over, not published. */
+	ck_assert_int_eq(vfs_refresh(&a), 0);
+	restart(&s, &a, "a");
+	conflict_path(&a, path);
+	ck_assert_int_eq(vfs_checks(&a, path, "Airst"), 0);
+	check_xattr(&a, path, "user.x", "value");
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(what_its_author_removed_leaves_no_conflict_copy)
+{
+	struct vfs_site s;
+	struct vfs_names names;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a"), b = vfs_mount(&s, "b");
+	char *want = noise(SIZE, 3);
+
+	ck_assert_int_eq(vfs_put(&a, "/f", want, SIZE), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_refresh(&b), 0);
+	edit(&a, "/f", "from a", 50000);
+	ck_assert_int_eq(vfs_unlink(&a, "/f", false), 0);
+	edit(&b, "/f", "from b", 200000);
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_uint_eq(vfs_ls(&a, "/", &names), 1);
+	memcpy(want + 200000, "from b", 6);
+	ck_assert_int_eq(vfs_check(&a, "/f", want, SIZE), 0);
+	ck_assert_uint_eq(vfs_problems(&a), 0);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	free(want);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(a_link_removed_while_a_cut_drains_stays_removed)
+{
+	struct vfs_site s;
+	struct vfs_names names;
+	struct nf_open_file *f;
+	uint64_t ino;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a"), b = vfs_mount(&s, "b");
+
+	ck_assert_int_eq(vfs_puts(&a, "/f", "one"), 0);
+	ck_assert_int_eq(vfs_open(&a, "/f", O_RDWR, 0, &f, &ino), 0);
+	struct nf_call c = { .op = NF_CALL_LINK, .ino = ino, .ino2 = 1, .name2 = "g" };
+	ck_assert_int_eq(vfs_call(&a, &c), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_pwrite(&a, f, ino, "two", 3, 0), 0);
+	ck_assert(nf_cut(a.v));
+	ck_assert_int_eq(vfs_unlink(&a, "/g", false), 0);
+	ck_assert_int_eq(nf_cut_drain(a.v), 0);
+	vfs_close(&a, f, ino);
+	/* Another's commit makes A do it all again on a new base. */
+	ck_assert_int_eq(vfs_puts(&b, "/other", "x"), 0);
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_uint_eq(vfs_ls(&a, "/", &names), 2);
+	ck_assert_int_eq(vfs_checks(&a, "/f", "two"), 0);
+	ck_assert_uint_eq(vfs_problems(&a), 0);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(a_file_without_a_name_holds_what_both_epochs_wrote)
+{
+	struct vfs_site s;
+	struct nf_open_file *f;
+	uint64_t ino;
+	size_t got;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	char *want = noise(SIZE, 4), *have = malloc(SIZE);
+
+	ck_assert_int_eq(vfs_put(&a, "/f", want, SIZE), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	edit(&a, "/f", "in the frozen epoch", 10);
+	freeze(&a);
+	edit(&a, "/f", "in the current one", 150000);
+	memcpy(want + 10, "in the frozen epoch", 19);
+	memcpy(want + 150000, "in the current one", 18);
+	/* Nothing of it in memory: closed files are given up. */
+	nf_lock_take(&a.v->ns);
+	nf_vnode_trim(a.v, 0);
+	nf_lock_drop(&a.v->ns);
+	ck_assert_int_eq(vfs_open(&a, "/f", O_RDONLY, 0, &f, &ino), 0);
+	ck_assert_int_eq(vfs_unlink(&a, "/f", false), 0);
+	struct nf_vnode *vn = f->vn;
+	nf_invalidate(&vn->ic, 0, UINT64_MAX, SIZE, SIZE);
+	ck_assert_int_eq(vfs_pread(&a, f, ino, have, SIZE, 0, &got), 0);
+	ck_assert_uint_eq(got, SIZE);
+	ck_assert_mem_eq(have, want, SIZE);
+	vfs_close(&a, f, ino);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_uint_eq(vfs_problems(&a), 0);
+	vfs_unmount(&a);
+	free(want);
+	free(have);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(a_nameless_file_that_gets_a_name_brings_its_attributes)
+{
+	struct vfs_site s;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+
+	struct nf_call t = { .op = NF_CALL_TMPFILE, .ino = 1, .mode = 0600, .flags = O_RDWR };
+	ck_assert_int_eq(vfs_call(&a, &t), 0);
+	ck_assert_int_eq(vfs_pwrite(&a, t.file, t.attr.ino, "text", 4, 0), 0);
+	set_xattr(&a, t.attr.ino, "user.one", "1");
+	set_xattr(&a, t.attr.ino, "user.two", "2");
+	struct nf_call c = { .op = NF_CALL_LINK, .ino = t.attr.ino, .ino2 = 1, .name2 = "g" };
+	ck_assert_int_eq(vfs_call(&a, &c), 0);
+	vfs_close(&a, t.file, t.attr.ino);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	struct vfs b = vfs_mount(&s, "b");
+	ck_assert_int_eq(vfs_checks(&b, "/g", "text"), 0);
+	check_xattr(&b, "/g", "user.one", "1");
+	check_xattr(&b, "/g", "user.two", "2");
+	ck_assert_uint_eq(vfs_problems(&b), 0);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(a_file_whose_data_was_lost_says_so_at_every_fsync)
+{
+	struct vfs_site s;
+	struct nf_open_file *f;
+	uint64_t ino;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+
+	ck_assert_int_eq(vfs_open(&a, "/f", O_RDWR | O_CREAT, 0644, &f, &ino), 0);
+	ck_assert_int_eq(vfs_pwrite(&a, f, ino, "text", 4, 0), 0);
+	f->vn->failed = -EIO;
+	ck_assert_int_eq(vfs_fsync(&a, f, ino), -EIO);
+	ck_assert_int_eq(vfs_fsync(&a, f, ino), -EIO);
+	ck_assert_uint_eq(f->vn->refs, 1);
+	vfs_close(&a, f, ino);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(a_vault_closes_in_the_middle_of_a_cut)
+{
+	struct vfs_site s;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+
+	ck_assert_int_eq(vfs_puts(&a, "/f", "text"), 0);
+	ck_assert(nf_cut(a.v));
+	ck_assert_uint_eq(a.v->frozen->undrained, 1);
+	restart(&s, &a, "a");
+	ck_assert_int_eq(vfs_checks(&a, "/f", "text"), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_uint_eq(vfs_problems(&a), 0);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(more_operations_than_a_journal_record_holds_are_durable)
+{
+	struct vfs_site s;
+	struct nf_open_file *f;
+	uint64_t ino;
+	char *value = noise(4096, 5), name[32];
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+
+	ck_assert_int_eq(vfs_open(&a, "/f", O_RDWR | O_CREAT, 0644, &f, &ino), 0);
+	for (int i = 0; i < 4500; i++) {
+		struct nf_call c = { .op = NF_CALL_SETXATTR, .ino = ino, .data = value, .size = 4096 };
+		snprintf(name, sizeof name, "user.%d", i % 50);
+		snprintf(c.name, sizeof c.name, "%s", name);
+		ck_assert_int_eq(vfs_call(&a, &c), 0);
+	}
+	set_xattr(&a, ino, "user.last", "here");
+	ck_assert_uint_gt(a.v->current->ops.len, 17 << 20);
+	ck_assert_int_eq(vfs_fsync(&a, f, ino), 0);
+	vfs_close(&a, f, ino);
+	restart(&s, &a, "a");
+	check_xattr(&a, "/f", "user.last", "here");
+	vfs_unmount(&a);
+	free(value);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+/* --- check -------------------------------------------------------------------------------------- */
+
+static char said[4096];
+static const char *victim; /* the path of the pack to harm: the largest */
+static off_t victim_bytes;
+
+static void note(void *ctx, const char *line)
+{
+	(void)ctx;
+	strncat(said, line, sizeof said - strlen(said) - 2);
+	strcat(said, "\n");
+}
+
+static int largest(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+{
+	(void)ftw;
+	if (kind == FTW_F && st->st_size > victim_bytes) {
+		free((void *)(uintptr_t)victim);
+		victim = strdup(path);
+		victim_bytes = st->st_size;
+	}
+	return 0;
+}
+
+/* _i: 0 a bit of a block is flipped, 1 the pack is cut off, 2 it is missing. */
+START_TEST(harm_to_a_pack_is_reported_by_path)
+{
+	struct vfs_site s = { 0 };
+	struct nf_check_result r;
+	char dir[300];
+
+	s.dir = nf_tempdir_new();
+	snprintf(dir, sizeof dir, "%s/store", s.dir.path);
+	snprintf(s.address, sizeof s.address, "%.190s", dir);
+	ck_assert_int_eq(mkdir(dir, 0700), 0);
+	ck_assert_int_eq(nf_header_new(&s.header), 0);
+	s.keep = vfs_store(&s);
+	ck_assert_int_eq(nf_vault_format(s.keep, s.header, "test"), 0);
+	struct vfs a = vfs_mount(&s, "a");
+	char *bytes = noise(SIZE, 6);
+	ck_assert_int_eq(vfs_mkdir(&a, "/d"), 0);
+	ck_assert_int_eq(vfs_put(&a, "/d/harmed", bytes, SIZE), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_uint_eq(vfs_problems(&a), 0);
+	victim_bytes = 0;
+	ck_assert_int_eq(nftw(dir, largest, 8, FTW_PHYS), 0);
+	ck_assert_int_gt(victim_bytes, SIZE);
+	ck_assert_int_eq(chmod(victim, 0600), 0);
+	if (_i == 0) {
+		char x;
+		int fd = open(victim, O_RDWR);
+		ck_assert_int_eq(pread(fd, &x, 1, 100000), 1);
+		x ^= 4;
+		ck_assert_int_eq(pwrite(fd, &x, 1, 100000), 1);
+		close(fd);
+	} else if (_i == 1) {
+		ck_assert_int_eq(truncate(victim, victim_bytes - 1), 0);
+	} else {
+		ck_assert_int_eq(unlink(victim), 0);
+	}
+	/* Nothing that was just read is at hand. */
+	restart(&s, &a, "a");
+	said[0] = '\0';
+	ck_assert_int_eq(nf_vault_check(a.v, _i == 0, note, NULL, &r), 0);
+	ck_assert_uint_eq(r.problems, 1);
+	ck_assert_ptr_nonnull(strstr(said, "/d/harmed: "));
+	ck_assert_ptr_nonnull(strstr(said, _i == 0 ? "block " : _i == 1 ? "bytes, at least" : "missing on the store"));
+	vfs_unmount(&a);
+	free((void *)(uintptr_t)victim);
+	victim = NULL;
+	free(bytes);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+static void suite_add(Suite *s)
+{
+	TCase *tc = nf_case(s, "epochs", 60);
+	tcase_add_loop_test(tc, an_edit_on_a_frozen_version_is_kept_when_others_edit_that_version, 0, 2);
+	tcase_add_test(tc, a_crash_between_base_and_operations_loses_nothing);
+	tcase_add_test(tc, a_sent_dot_keeps_its_spare_numbers_over_a_restart);
+	tcase_add_test(tc, a_conflict_copy_keeps_its_attributes_over_a_restart);
+	tcase_add_test(tc, what_its_author_removed_leaves_no_conflict_copy);
+	tcase_add_test(tc, a_link_removed_while_a_cut_drains_stays_removed);
+	tcase_add_test(tc, a_file_without_a_name_holds_what_both_epochs_wrote);
+	tcase_add_test(tc, a_nameless_file_that_gets_a_name_brings_its_attributes);
+	tcase_add_test(tc, a_file_whose_data_was_lost_says_so_at_every_fsync);
+	tcase_add_test(tc, a_vault_closes_in_the_middle_of_a_cut);
+	tcase_add_test(tc, more_operations_than_a_journal_record_holds_are_durable);
+	tcase_add_loop_test(tc, harm_to_a_pack_is_reported_by_path, 0, 3);
+}
+
+NF_SUITE("vault/epochs")
