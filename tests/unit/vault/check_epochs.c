@@ -406,7 +406,7 @@ START_TEST(more_operations_than_a_journal_record_holds_are_durable)
 	ck_assert_int_eq(vfs_open(&a, "/f", O_RDWR | O_CREAT, 0644, &f, &ino), 0);
 	for (int i = 0; i < 4500; i++) {
 		struct nf_call c = { .op = NF_CALL_SETXATTR, .ino = ino, .data = value, .size = 4096 };
-		snprintf(name, sizeof name, "user.%d", i % 50);
+		snprintf(name, sizeof name, "user.many");
 		snprintf(c.name, sizeof c.name, "%s", name);
 		ck_assert_int_eq(vfs_call(&a, &c), 0);
 	}
