@@ -97,6 +97,7 @@ struct rebased {
 	size_t done_bytes; /* of old->ops */
 	int64_t inodes, bytes;
 	uint64_t conflicts;
+	uint64_t spares; /* inode numbers reserved for `a` in all */
 	struct nf_apply a;
 };
 
@@ -122,9 +123,20 @@ static int rebased_init(struct nf_vault *v, struct rebased *rb, struct nf_epoch 
 		.base_root = old->base_root,
 		.base_layer = old == v->current && v->frozen ? v->frozen->layer : NULL,
 		.out = old->sent ? NULL : &rb->ops,
-		.first_spare = old->sent ? old->first_spare : (uint64_t)v->writer << 40 | v->next_counter,
+		.first_spare = old->sent ? old->first_spare : 0, /* else: reserve() */
 	};
 	return 0;
+}
+
+/* Inode numbers for as many conflict copies as NR more operations may make: what is created meanwhile gets others. */
+static void reserve(struct nf_vault *v, struct rebased *rb, uint64_t nr)
+{
+	NF_ASSERT(nf_lock_held(&v->ns));
+	if (rb->old->sent || rb->a.nr_spared + nr <= rb->spares)
+		return;
+	rb->a.first_spare = ((uint64_t)v->writer << 40 | v->next_counter) - rb->a.nr_spared;
+	rb->spares = rb->a.nr_spared + nr;
+	v->next_counter += nr;
 }
 
 /* Replays operations [done, upto).  The bytes are copied: the epoch's buffer may move. */
@@ -137,6 +149,7 @@ static int rebased_run(struct nf_vault *v, struct rebased *rb)
 	uint8_t *copy = len ? malloc(len) : NULL;
 	if (copy)
 		memcpy(copy, rb->old->ops.p + rb->done_bytes, len);
+	reserve(v, rb, rb->old->nr_ops);
 	nf_lock_drop(&v->ns);
 	if (!copy)
 		return len ? nf_fail(-ENOMEM) : 0;
@@ -148,13 +161,14 @@ static int rebased_run(struct nf_vault *v, struct rebased *rb)
 }
 
 /* The rest, under the lock: NF_TREE_WANT when a node is missing. */
-static int rebased_tail(struct rebased *rb, struct nf_want *w)
+static int rebased_tail(struct nf_vault *v, struct rebased *rb, struct nf_want *w)
 {
 	while (rb->old && rb->done_bytes < rb->old->ops.len) {
 		struct nf_rd rd = nf_rd_of(rb->old->ops.p + rb->done_bytes, rb->old->ops.len - rb->done_bytes);
 		const uint8_t *from = rd.p;
 		struct nf_op op;
 		int r = nf_op_decode(&rd, NULL, &op);
+		reserve(v, rb, 1);
 		if (r == 0)
 			r = nf_apply(&rb->a, &op, w);
 		if (r)
@@ -179,7 +193,6 @@ static void rebased_take(struct nf_vault *v, struct rebased *rb, const struct nf
 	v->conflicts += rb->a.conflicts;
 	if (e->sent)
 		return;
-	v->next_counter += rb->a.nr_spared;
 	nf_buf_deinit(&e->ops);
 	e->ops = rb->ops;
 	rb->ops = (struct nf_buf)NF_BUF_INIT;
@@ -529,7 +542,7 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 		if (same_view)
 			now.layers[0] = v->current ? v->current->layer : NULL;
 		w.nr = 0;
-		r = rebased_tail(&c, &w);
+		r = rebased_tail(v, &c, &w);
 		if (r == 0)
 			r = refresh_files(v, leaf, &w);
 		if (r == 0 && !same_view)

@@ -5,12 +5,14 @@
  *   kill         the journal and state of one moment, mounted elsewhere: operations are all there up to the last
  *                fsync, what was fsynced reads right
  *   conflicts    machines that change the same files: every version is found somewhere
+ *   at once      machines with a committer each, on threads of their own
  *
  * NF_SEED replays a seed, NF_STEPS sets the number of steps. */
 #include "base/random.h"
 #include "vfs.h"
 
 #include <inttypes.h>
+#include <pthread.h>
 
 enum { NODES = 400, NAMES = 6, TEXT = 24 };
 
@@ -534,11 +536,148 @@ START_TEST(no_version_of_a_conflict_is_lost)
 }
 END_TEST
 
+/* --- several at once ------------------------------------------------------------------------------ */
+
+enum { THREAD_FILES = 6 };
+
+struct machine {
+	struct vfs m;
+	pthread_t thread;
+	struct nf_prng rng;
+	int nr;
+	unsigned steps;
+	int version[THREAD_FILES]; /* 0: not there */
+	int error, line;           /* first failure; asserts are for the main thread */
+};
+
+#define TRY(k, call)                                                                                                \
+	do {                                                                                                        \
+		int r_ = (call);                                                                                    \
+		if (r_ < 0 && !(k)->error) {                                                                        \
+			(k)->error = r_;                                                                            \
+			(k)->line = __LINE__;                                                                       \
+		}                                                                                                   \
+	} while (0)
+
+static void own_text(const struct machine *k, int f, char *text)
+{
+	sprintf(text, "machine %d file %d version %d", k->nr, f, k->version[f]);
+}
+
+static void *work(void *arg)
+{
+	struct machine *k = arg;
+	char path[64], to[64], text[64];
+
+	for (unsigned s = 0; s < k->steps && !k->error; s++) {
+		int f = (int)nf_prng_below(&k->rng, THREAD_FILES);
+		sprintf(path, "/d/m%d-%d", k->nr, f);
+		switch (nf_prng_below(&k->rng, 8)) {
+		case 0:
+			if (k->version[f])
+				TRY(k, vfs_unlink(&k->m, path, false));
+			k->version[f] = 0;
+			break;
+		case 1:
+			sprintf(to, "/d/m%d-%d", k->nr, (f + 1) % THREAD_FILES);
+			if (!k->version[f])
+				break;
+			/* The text names its file: written again under the new name. */
+			TRY(k, vfs_rename(&k->m, path, to));
+			k->version[(f + 1) % THREAD_FILES] = (int)s + 1;
+			k->version[f] = 0;
+			own_text(k, (f + 1) % THREAD_FILES, text);
+			TRY(k, vfs_puts(&k->m, to, text));
+			break;
+		case 2:
+			sprintf(text, "from %d", k->nr);
+			TRY(k, vfs_puts(&k->m, "/shared", text));
+			break;
+		case 3:
+			if (!nf_prng_below(&k->rng, 4))
+				TRY(k, vfs_sync(&k->m));
+			break;
+		default:
+			k->version[f] = (int)s + 1;
+			own_text(k, f, text);
+			TRY(k, vfs_puts(&k->m, path, text));
+			TRY(k, vfs_checks(&k->m, path, text));
+		}
+	}
+	return NULL;
+}
+
+START_TEST(machines_that_work_at_once_end_with_one_tree)
+{
+	enum { MACHINES = 3 };
+	static struct vfs_names names, theirs;
+	struct vfs_site site;
+	struct machine k[MACHINES] = { 0 };
+	uint64_t seed = seed_of(_i);
+	char name[16], path[64], text[64], cache[200], state[200];
+	size_t own = 0;
+
+	fprintf(stderr, "# seed %" PRIu64 "\n", seed);
+	vfs_site_init(&site, "", "");
+	for (int i = 0; i < MACHINES; i++) {
+		sprintf(name, "m%d", i);
+		struct nf_vault_options o = vfs_options(&site, name, cache, state);
+		o.no_threads = false;
+		o.write_back_ms = 20;
+		o.poll_ms = 30;
+		ck_assert_int_eq(nf_vault_open(&o, &k[i].m.v), 0);
+		k[i].m.fs = nf_vault_fs(k[i].m.v);
+		k[i].nr = i;
+		k[i].steps = steps_of(60);
+		nf_prng_seed(&k[i].rng, seed + (uint64_t)i);
+		if (i == 0) {
+			ck_assert_int_eq(vfs_mkdir(&k[0].m, "/d"), 0);
+			ck_assert_int_eq(vfs_sync(&k[0].m), 0);
+		}
+	}
+	for (int i = 0; i < MACHINES; i++) {
+		ck_assert_int_eq(vfs_refresh(&k[i].m), 0);
+		ck_assert_int_eq(pthread_create(&k[i].thread, NULL, work, &k[i]), 0);
+	}
+	for (int i = 0; i < MACHINES; i++)
+		pthread_join(k[i].thread, NULL);
+	for (int i = 0; i < MACHINES; i++)
+		if (k[i].error)
+			ck_abort_msg("seed %" PRIu64 ": machine %d line %d: %s", seed, i, k[i].line,
+				     nf_error_name(k[i].error));
+	for (int round = 0; round < 3; round++)
+		for (int i = 0; i < MACHINES; i++)
+			ck_assert_int_eq(vfs_sync(&k[i].m), 0);
+	for (int i = 0; i < MACHINES; i++)
+		ck_assert_int_eq(vfs_refresh(&k[i].m), 0);
+	for (int i = 0; i < MACHINES; i++)
+		for (int f = 0; f < THREAD_FILES; f++) {
+			own += k[i].version[f] != 0;
+			sprintf(path, "/d/m%d-%d", i, f);
+			own_text(&k[i], f, text);
+			for (int j = 0; k[i].version[f] && j < MACHINES; j++)
+				ck_assert_int_eq(vfs_checks(&k[j].m, path, text), 0);
+		}
+	ck_assert_uint_eq(vfs_ls(&k[0].m, "/d", &names), own);
+	vfs_ls(&k[0].m, "/", &names);
+	for (int i = 1; i < MACHINES; i++) {
+		ck_assert_uint_eq(vfs_ls(&k[i].m, "/", &theirs), names.nr);
+		for (size_t n = 0; n < names.nr; n++)
+			ck_assert_str_eq(theirs.name[n], names.name[n]);
+	}
+	ck_assert_uint_eq(vfs_problems(&k[1].m), 0);
+	for (int i = 0; i < MACHINES; i++)
+		vfs_unmount(&k[i].m);
+	vfs_site_deinit(&site);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "names", 300);
 	tcase_add_loop_test(tc, names_agree_with_the_model, 0, 4);
 	tcase_add_loop_test(tc, no_version_of_a_conflict_is_lost, 0, 3);
+	tcase_add_loop_test(tc, machines_that_work_at_once_end_with_one_tree, 0, 2);
 }
 
 NF_SUITE("vault/names")
