@@ -227,6 +227,7 @@ enum {
 	NF_IO_APPEND = 1 << 2,        /* position is taken from i_size, given back in pos_bytes */
 	NF_IO_PAGE_GRANULAR = 1 << 3, /* whole pages from a mapping; exact ranges unknown */
 	NF_IO_NOWAIT_AHEAD = 1 << 4,  /* read: do not read ahead */
+	NF_IO_ERRORS_SEEN = 1 << 5,   /* fsync: of a descriptor that keeps errors_seen, see there */
 };
 
 struct nf_io {
@@ -239,6 +240,11 @@ struct nf_io {
 	int nr_iov;
 	void (*done)(struct nf_io *io);
 	void *ctx;
+
+	/* NF_IO_ERRORS_SEEN, set by the caller and then by the library: what the descriptor has heard of, from
+	 * nf_errors_seen() at open and from fsync to fsync.  An fsync that finds everything stored still reports the
+	 * last error the descriptor has not heard of. */
+	uint64_t errors_seen;
 
 	/* Results, set before done. */
 	int error;
@@ -263,13 +269,18 @@ void nf_truncate(struct nf_io *io);
 /* MODE as fallocate(2): 0 / KEEP_SIZE (allocation itself is a promise we cannot make: size only), PUNCH_HOLE|KEEP_SIZE,
  * ZERO_RANGE [|KEEP_SIZE]. Others -EOPNOTSUPP. */
 void nf_fallocate(struct nf_io *io, int mode);
-/* Closes the current group and completes when it and all before it have drained. */
+/* Closes the current group and completes when it and all before it have drained.  A group that cannot be stored
+ * stays, is tried again, and fails every fsync until it is. */
 void nf_fsync(struct nf_io *io);
+/* Where a descriptor opened now begins: it hears of no error that came before. */
+uint64_t nf_errors_seen(const struct nf_ictx *ic);
 /* Stores dirty data of [pos, pos+len) (len 0: all), without waiting for group order beyond what is needed. */
 void nf_writeback_range(struct nf_io *io);
 
-/* Closes the current group: what was written so far goes before what is written from now on. Returns its number, 0 if
- * nothing is in it (and none before it is undrained). Never blocks. */
+/* The barrier (the RFC's RWF_BARRIER): closes the current group. What was written so far is stored before what is
+ * written from now on; nobody waits, and nothing is flushed sooner than it would be. Writes that were admitted but have
+ * not completed count as written so far.  Returns the group's number, 0 if nothing is in it (and none before it is
+ * undrained).  Never blocks. */
 uint64_t nf_group_close(struct nf_ictx *ic);
 /* Starts flushing everything up to and including group G (0: all so far) and completes when drained. */
 void nf_group_flush(struct nf_io *io, uint64_t group);

@@ -101,6 +101,7 @@ void nf_group_finish(struct nf_ictx_priv *p, struct nf_group *g)
 	p->draining = false;
 	if (r < 0) { /* no memory for the list: later */
 		nf_waiters_fail_locked(p, g->number, 0, UINT64_MAX, r);
+		nf_error_note_locked(p, r);
 		nf_back_off_locked(p);
 	} else {
 		nf_trace(REGION, "group=%" PRIu64 " drained", g->number);
@@ -164,11 +165,40 @@ void nf_waiters_fail_locked(struct nf_ictx_priv *p, uint64_t group, uint64_t sta
 	}
 }
 
+void nf_error_note_locked(struct nf_ictx_priv *p, int error)
+{
+	p->nr_errors++;
+	p->last_error = error;
+}
+
+uint64_t nf_errors_seen(const struct nf_ictx *ic)
+{
+	struct nf_ictx_priv *p = ic->priv;
+
+	nf_lock_take(&p->lock);
+	uint64_t seen = p->nr_errors;
+	nf_lock_drop(&p->lock);
+	return seen;
+}
+
+static void hear_of_errors(struct nf_io *io)
+{
+	struct nf_ictx_priv *p = io->ic->priv;
+
+	nf_lock_take(&p->lock);
+	if (io->error == 0 && io->errors_seen != p->nr_errors)
+		io->error = p->last_error;
+	io->errors_seen = p->nr_errors;
+	nf_lock_drop(&p->lock);
+}
+
 static void io_waiter_done(struct nf_waiter *w)
 {
 	struct nf_io *io = w->io;
 
 	io->error = w->error;
+	if (io->flags & NF_IO_ERRORS_SEEN)
+		hear_of_errors(io);
 	free(w);
 	io->done(io);
 }

@@ -157,6 +157,8 @@ void nf_discard(struct nf_ictx *ic, int error)
 
 	nf_ic_lock(p);
 	nf_trace(REGION, "discard ino=%" PRIx64, ic->ino);
+	if (error < 0 && p->is_dirty)
+		nf_error_note_locked(p, error);
 	discard_writers(&p->pending, error);
 	discard_writers(&p->active, error);
 	nf_regions_cut(&p->dirty, 0, UINT64_MAX, "discarded");

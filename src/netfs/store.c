@@ -288,6 +288,7 @@ void nf_wreq_failed_locked(struct nf_wreq *wq, int error)
 	for (unsigned i = 0; i < wq->nr_blocks; i++)
 		nf_waiters_fail_locked(p, wq->group->number, wq->blocks[i].index * bb,
 				       (wq->blocks[i].index + 1) * bb, error);
+	nf_error_note_locked(p, error);
 	nf_back_off_locked(p);
 }
 

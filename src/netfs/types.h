@@ -99,6 +99,8 @@ struct nf_ictx_priv {
 	unsigned nr_wreqs;            /* i */
 	uint64_t flush_to;            /* i  store all groups up to this number */
 	bool pressure;                /* i  store whatever can be stored */
+	uint64_t nr_errors;           /* i  so far: what descriptors count their errors_seen by */
+	int last_error;               /* i */
 	unsigned failures;            /* i  in a row */
 	bool backing_off;             /* i  until the timer rings */
 	struct nf_timer backoff;
@@ -431,6 +433,8 @@ void nf_wreq_redirty_locked(struct nf_wreq *wq);
 void nf_wreq_failed_locked(struct nf_wreq *wq, int error);
 /* No lock held. */
 void nf_wreq_free(struct nf_wreq *wq);
+/* An error that every open descriptor is to hear of at its next fsync. */
+void nf_error_note_locked(struct nf_ictx_priv *p, int error);
 /* The flush of an inode failed: waits longer each time before the next attempt. */
 void nf_back_off_locked(struct nf_ictx_priv *p);
 

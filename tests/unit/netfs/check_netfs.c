@@ -470,6 +470,82 @@ START_TEST(a_writer_waits_while_memory_is_full_of_dirty_data_that_cannot_be_stor
 }
 END_TEST
 
+static int fsync_of(uint64_t *seen)
+{
+	struct toy_wait w;
+
+	toy_wait_init(&w, t);
+	w.io.flags = NF_IO_ERRORS_SEEN;
+	w.io.errors_seen = *seen;
+	nf_fsync(&w.io);
+	int r = toy_wait_end(&w);
+	*seen = w.io.errors_seen;
+	return r;
+}
+
+/* Two descriptors, one opened later.  Stored after all, the error is still told once to each. */
+START_TEST(a_group_that_fails_is_reported_at_every_fsync_of_every_descriptor)
+{
+	uint64_t a = nf_errors_seen(&t->ic), b = a;
+
+	put(0, BLOCK, 1);
+	t->fail_writes = -ENOSPC;
+	for (unsigned i = 0; i < 3; i++)
+		ck_assert_int_eq(fsync_of(&a), -ENOSPC);
+	t->fail_writes = 0;
+	uint64_t c = nf_errors_seen(&t->ic);
+	ck_assert_int_eq(fsync_of(&a), 0);
+	ck_assert_int_eq(fsync_of(&b), -ENOSPC);
+	ck_assert_int_eq(fsync_of(&b), 0);
+	ck_assert_int_eq(fsync_of(&c), 0);
+	expect_all();
+}
+END_TEST
+
+/* Nobody waits when write-back fails: everybody hears of it later. */
+START_TEST(an_error_of_write_back_and_a_loss_are_told_once_to_each_descriptor)
+{
+	uint64_t a = nf_errors_seen(&t->ic), b = a;
+	struct toy_wait w;
+
+	put(0, BLOCK, 1);
+	t->fail_writes = -EIO;
+	toy_wait_init(&w, t);
+	nf_writeback_range(&w.io);
+	ck_assert_int_eq(toy_wait_end(&w), -EIO);
+	t->fail_writes = 0;
+	ck_assert_int_eq(fsync_of(&a), -EIO);
+	ck_assert_int_eq(fsync_of(&a), 0);
+	ck_assert_int_eq(fsync_of(&b), -EIO);
+	memset(buf, 2, 100);
+	ck_assert_int_eq(toy_write(t, 0, buf, 100), 0);
+	nf_discard(&t->ic, -ESTALE);
+	ck_assert_int_eq(fsync_of(&a), -ESTALE);
+	ck_assert_int_eq(fsync_of(&b), -ESTALE);
+	ck_assert_int_eq(fsync_of(&b), 0);
+	expect_all();
+}
+END_TEST
+
+/* What came before the barrier is stored first, and nobody waited. */
+START_TEST(a_barrier_orders_without_flushing)
+{
+	put(0, 100, 1);
+	put(3 * BLOCK, 100, 1);
+	ck_assert_uint_eq(nf_group_close(&t->ic), 1);
+	put(5 * BLOCK, 100, 2);
+	usleep(20000);
+	ck_assert_uint_eq(t->nr_writes, 0);
+	t->fail_writes = -EIO;
+	ck_assert_int_eq(toy_fsync(t), -EIO);
+	ck_assert(!t->now.blocks[5].sealed);
+	ck_assert_uint_eq(t->last_group, 0);
+	t->fail_writes = 0;
+	expect_all();
+	ck_assert_uint_eq(t->last_group, 2);
+}
+END_TEST
+
 START_TEST(discarded_data_is_gone_and_waiters_are_told)
 {
 	struct toy_wait w;
@@ -553,6 +629,9 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_reader_gets_the_error_and_the_next_one_tries_again);
 	tcase_add_test(tc, later_is_tried_again);
 	tcase_add_test(tc, a_writer_waits_while_memory_is_full_of_dirty_data_that_cannot_be_stored);
+	tcase_add_test(tc, a_group_that_fails_is_reported_at_every_fsync_of_every_descriptor);
+	tcase_add_test(tc, an_error_of_write_back_and_a_loss_are_told_once_to_each_descriptor);
+	tcase_add_test(tc, a_barrier_orders_without_flushing);
 	tcase_add_test(tc, discarded_data_is_gone_and_waiters_are_told);
 	tcase_add_test(tc, sequential_reads_are_read_ahead_of);
 	tcase_add_test(tc, the_lists_of_regions_and_requests_are_readable);
