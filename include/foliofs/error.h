@@ -56,6 +56,8 @@
 	X(STALE_HANDLE, ESTALE, "the open file was replaced by another version")                   \
 	X(NO_INODE, ENOENT, "no such inode")                                                       \
 	X(FULL, ENOSPC, "no space left for data that must be kept")                                \
+	X(SNAPSHOT_NONE, ENOENT, "there is no such snapshot")                                      \
+	X(SNAPSHOT_AMBIGUOUS, ENOTUNIQ, "several snapshots have this name: add @ID, as `snapshot DIR list` shows it")  \
 	X(OPTION, EINVAL, "option not understood")                                                  \
 	X(WRITER_CLONED, EPERM, "another device writes as this one: its state was copied or restored")
 

@@ -72,6 +72,14 @@ void nf_text_hex(struct nf_text *t, const void *p, size_t len)
 	t->s[t->len] = '\0';
 }
 
+void nf_text_name(struct nf_text *t, const char *name)
+{
+	for (const char *p = name; *p; p++) {
+		char c = (unsigned char)*p < ' ' || *p == 127 ? '?' : *p;
+		nf_text_add(t, &c, 1);
+	}
+}
+
 void nf_text_json(struct nf_text *t, const char *s)
 {
 	nf_text_add(t, "\"", 1);

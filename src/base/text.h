@@ -23,6 +23,8 @@ void nf_textf(struct nf_text *t, const char *fmt, ...) __attribute__((format(pri
 void nf_textv(struct nf_text *t, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
 void nf_text_add(struct nf_text *t, const char *s, size_t len);
 void nf_text_hex(struct nf_text *t, const void *p, size_t len);
+/* A name from the vault, for a terminal: control characters become '?', so that it cannot move the cursor. */
+void nf_text_name(struct nf_text *t, const char *name);
 /* Appends S as a quoted JSON string (escapes included). */
 void nf_text_json(struct nf_text *t, const char *s);
 /* The text so far, "" if empty; borrowed until the next call on T. */

@@ -2,8 +2,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/mem.h"
-#include "cli/cli.h"
-#include "daemon/control.h"
+#include "cli/live.h"
 #include "daemon/json.h"
 
 #include <inttypes.h>
@@ -18,85 +17,27 @@
 
 extern char **environ;
 
-enum { UMOUNT_WAIT_MS = 600 * 1000, TRACE_EVERY_MS = 250, BAR_CELLS = 30 };
-
-/* --- finding the daemon ------------------------------------------------------------------ */
-
-struct live {
-	struct nf_mount m;
-	int fd; /* -1: nobody answers */
-	pid_t pid;
-};
-
-static enum nf_exit find(const char *path, bool exact, struct live *l)
-{
-	int r = path ? nf_mount_find(path, exact, &l->m) : nf_mount_only(&l->m);
-
-	l->fd = -1;
-	if (r == 0)
-		return NF_EXIT_OK;
-	if (path)
-		nf_complain("nothing of foliofs is mounted at %s", path);
-	else if (r == -ENOTUNIQ)
-		nf_complain("more than one vault is mounted; say which by its directory");
-	else
-		nf_complain("no vault is mounted");
-	return NF_EXIT_NOT_MOUNTED;
-}
-
-static enum nf_exit no_daemon(const struct live *l, int r)
-{
-	if (r == -EACCES || r == -EPERM)
-		nf_complain("the mount at %s belongs to another user", l->m.at);
-	else
-		nf_complain("the daemon of %s has died; remove the mount with: foliofs umount %s", l->m.at, l->m.at);
-	return NF_EXIT_NOT_MOUNTED;
-}
-
-static enum nf_exit reach(const char *path, struct live *l)
-{
-	enum nf_exit e = find(path, false, l);
-
-	if (e)
-		return e;
-	int r = nf_control_connect(&l->m, &l->fd, &l->pid);
-	return r < 0 ? no_daemon(l, r) : NF_EXIT_OK;
-}
-
-static void leave(struct live *l)
-{
-	if (l->fd >= 0)
-		(void)close(l->fd);
-}
-
-static enum nf_exit failed(const struct live *l, const char *what, int r)
-{
-	if (r == -ECONNRESET)
-		nf_complain("%s: the daemon of %s went away", what, l->m.at);
-	else
-		nf_complain("%s: %s: %s", what, l->m.at, nf_strerror(r));
-	return r == -ECONNRESET ? NF_EXIT_NOT_MOUNTED : nf_exit_of(r);
-}
+enum { UMOUNT_WAIT_MS = 600 * 1000, TRACE_EVERY_MS = 250 };
 
 /* Asks and gives the member "text" of the answer. */
-static enum nf_exit ask_text(struct live *l, const char *request, char **text, char **reply)
+static enum nf_exit ask_text(struct nf_live *l, const char *request, char **text, char **reply)
 {
 	int r = nf_control_ask(l->fd, request, NULL, NULL, reply);
 
 	if (r == 0)
 		r = nf_json_string(*reply, "text", text);
-	return r < 0 ? failed(l, "foliofs", r) : NF_EXIT_OK;
+	return r < 0 ? nf_live_failed(l, "foliofs", r) : NF_EXIT_OK;
 }
 
 static enum nf_exit print_text(const char *path, const char *request)
 {
 	nf_auto_free char *text = NULL, *reply = NULL;
-	struct live l;
+	struct nf_live l;
 
-	enum nf_exit e = reach(path, &l);
+	enum nf_exit e = nf_live_reach(path, &l);
 	if (e == NF_EXIT_OK)
 		e = ask_text(&l, request, &text, &reply);
-	leave(&l);
+	nf_live_leave(&l);
 	if (e == NF_EXIT_OK && (fputs(text, stdout) < 0 || fflush(stdout)))
 		e = NF_EXIT_ERROR;
 	return e;
@@ -108,18 +49,18 @@ static enum nf_exit status_json(const char *path)
 {
 	nf_auto_free char *reply = NULL;
 	const char *p;
-	struct live l;
+	struct nf_live l;
 	size_t len;
 
-	enum nf_exit e = reach(path, &l);
+	enum nf_exit e = nf_live_reach(path, &l);
 	if (e)
 		return e;
 	int r = nf_control_ask(l.fd, "{\"cmd\":\"status\",\"format\":\"json\"}", NULL, NULL, &reply);
 	if (r == 0)
 		r = nf_json_raw(reply, "status", &p, &len);
-	leave(&l);
+	nf_live_leave(&l);
 	if (r < 0)
-		return failed(&l, "status", r);
+		return nf_live_failed(&l, "status", r);
 	return printf("%.*s\n", (int)len, p) < 0 || fflush(stdout) ? NF_EXIT_ERROR : NF_EXIT_OK;
 }
 
@@ -133,71 +74,14 @@ enum nf_exit nf_cmd_requests(struct nf_args *a) { return print_text(a->arg[0], "
 
 /* --- sync --------------------------------------------------------------------------------- */
 
-struct bar {
-	bool tty, quiet, shown;
-	uint64_t begun_ns, said_ns;
-	int64_t last;
-};
-
-static void bar_end(struct bar *b)
+static enum nf_exit sync_live(struct nf_live *l, bool quiet)
 {
-	if (b->shown && b->tty)
-		(void)fprintf(stderr, "\r\033[K");
-}
-
-static void bar_text(const struct bar *b, int64_t done, int64_t total, struct nf_text *t)
-{
-	double seconds = (double)(nf_clock_ns() - b->begun_ns) / 1e9;
-	double rate = seconds > 0 ? (double)done / seconds : 0;
-
-	nf_text_size(t, (uint64_t)done);
-	nf_textf(t, " of ");
-	nf_text_size(t, (uint64_t)total);
-	nf_textf(t, ", ");
-	nf_text_size(t, (uint64_t)rate);
-	nf_textf(t, "/s");
-	if (rate > 0 && total > done)
-		nf_textf(t, ", %.0f s left", (double)(total - done) / rate);
-}
-
-static void bar_draw(struct bar *b, int64_t done, int64_t total)
-{
-	struct nf_text t = NF_TEXT_INIT;
-	int cells = total > 0 ? (int)(done * BAR_CELLS / total) : 0;
-
-	bar_text(b, done, total, &t);
-	if (b->tty)
-		(void)fprintf(stderr, "\r\033[K[%.*s%*s] %s", cells, "##############################", BAR_CELLS - cells, "",
-			      nf_text_str(&t));
-	else
-		(void)fprintf(stderr, "sending: %s\n", nf_text_str(&t));
-	nf_text_deinit(&t);
-	b->shown = true;
-}
-
-static void on_progress(void *ctx, const char *line)
-{
-	struct bar *b = ctx;
-	int64_t done, total;
-
-	if (b->quiet || nf_json_int(line, "progress", &done) || nf_json_int(line, "total", &total) || done < 0 ||
-	    total <= 0 || done > total)
-		return;
-	/* Plain lines every two seconds; they end up in logs. */
-	if (!b->tty && nf_clock_ns() - b->said_ns < 2 * NF_NS_PER_S)
-		return;
-	b->said_ns = nf_clock_ns();
-	bar_draw(b, done, total);
-}
-
-static enum nf_exit sync_live(struct live *l, bool quiet)
-{
-	struct bar b = { .tty = isatty(STDERR_FILENO), .quiet = quiet, .begun_ns = nf_clock_ns(),
-			 .said_ns = nf_clock_ns() };
 	nf_auto_free char *reply = NULL;
 
-	int r = nf_control_ask(l->fd, "{\"cmd\":\"sync\"}", on_progress, &b, &reply);
-	bar_end(&b);
+	enum nf_exit e = nf_live_flush_kernel(l);
+	if (e)
+		return e;
+	int r = nf_live_ask_long(l, "{\"cmd\":\"sync\"}", quiet, &reply);
 	if (r == 0)
 		return NF_EXIT_OK;
 	nf_complain("not everything is on the server: %s; what is missing stays in the journal of this "
@@ -207,12 +91,12 @@ static enum nf_exit sync_live(struct live *l, bool quiet)
 
 enum nf_exit nf_cmd_sync(struct nf_args *a)
 {
-	struct live l;
+	struct nf_live l;
 
-	enum nf_exit e = reach(a->arg[0], &l);
+	enum nf_exit e = nf_live_reach(a->arg[0], &l);
 	if (e == NF_EXIT_OK)
 		e = sync_live(&l, a->opt.quiet);
-	leave(&l);
+	nf_live_leave(&l);
 	return e;
 }
 
@@ -266,22 +150,22 @@ static enum nf_exit await_end(int pidfd, const char *at)
 
 enum nf_exit nf_cmd_umount(struct nf_args *a)
 {
-	struct live l;
+	struct nf_live l;
 	int pidfd = -1;
 
-	enum nf_exit e = find(a->arg[0], true, &l);
+	enum nf_exit e = nf_live_find(a->arg[0], true, &l);
 	if (e)
 		return e;
 	int r = nf_control_connect(&l.m, &l.fd, &l.pid);
 	if (r == 0)
 		pidfd = (int)syscall(SYS_pidfd_open, l.pid, 0);
 	else if (r == -EPERM || r == -EACCES || a->opt.wait)
-		return no_daemon(&l, r);
+		return nf_live_no_daemon(&l, r);
 	if (a->opt.wait)
 		e = sync_live(&l, a->opt.quiet);
 	if (e == NF_EXIT_OK)
 		e = detach(l.m.at, l.fd < 0);
-	leave(&l);
+	nf_live_leave(&l);
 	if (e == NF_EXIT_OK && pidfd >= 0)
 		e = await_end(pidfd, l.m.at);
 	if (pidfd >= 0)
@@ -325,9 +209,9 @@ static void print_changes(const char *was, char *now)
 static enum nf_exit stats_again(const char *path, uint64_t interval_ms)
 {
 	nf_auto_free char *was = NULL;
-	struct live l;
+	struct nf_live l;
 
-	enum nf_exit e = reach(path, &l);
+	enum nf_exit e = nf_live_reach(path, &l);
 	while (e == NF_EXIT_OK) {
 		nf_auto_free char *now = NULL, *reply = NULL;
 		e = ask_text(&l, "{\"cmd\":\"stats\"}", &now, &reply);
@@ -344,7 +228,7 @@ static enum nf_exit stats_again(const char *path, uint64_t interval_ms)
 		was = nf_steal(&keep);
 		pause_ms(interval_ms);
 	}
-	leave(&l);
+	nf_live_leave(&l);
 	return e;
 }
 
@@ -366,7 +250,7 @@ static void on_interrupt(int sig)
 	interrupted = 1;
 }
 
-static enum nf_exit trace_once(struct live *l, const char *set, int64_t *since)
+static enum nf_exit trace_once(struct nf_live *l, const char *set, int64_t *since)
 {
 	nf_auto_free char *reply = NULL, *text = NULL;
 	struct nf_text q = NF_TEXT_INIT;
@@ -386,7 +270,7 @@ static enum nf_exit trace_once(struct live *l, const char *set, int64_t *since)
 	if (r == -NF_E_OPTION)
 		nf_complain("--set: unknown area in \"%s\"", set);
 	if (r < 0)
-		return r == -NF_E_OPTION ? NF_EXIT_USAGE : failed(l, "trace", r);
+		return r == -NF_E_OPTION ? NF_EXIT_USAGE : nf_live_failed(l, "trace", r);
 	return fputs(text, stdout) < 0 || fflush(stdout) ? NF_EXIT_ERROR : NF_EXIT_OK;
 }
 
@@ -395,9 +279,9 @@ enum nf_exit nf_cmd_trace(struct nf_args *a)
 	struct sigaction sa = { .sa_handler = on_interrupt };
 	const char *set = a->opt.set ? a->opt.set : "all";
 	int64_t since = 0;
-	struct live l;
+	struct nf_live l;
 
-	enum nf_exit e = reach(a->arg[0], &l);
+	enum nf_exit e = nf_live_reach(a->arg[0], &l);
 	(void)sigaction(SIGINT, &sa, NULL);
 	(void)sigaction(SIGTERM, &sa, NULL);
 	while (e == NF_EXIT_OK && !interrupted) {
@@ -407,6 +291,6 @@ enum nf_exit nf_cmd_trace(struct nf_args *a)
 	}
 	if (e == NF_EXIT_OK)
 		e = trace_once(&l, "-all", &since);
-	leave(&l);
+	nf_live_leave(&l);
 	return e;
 }

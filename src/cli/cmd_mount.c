@@ -54,6 +54,8 @@ static int one_of(const char *name, const char *value, const char *a, const char
 	return nf_fail(-NF_E_OPTION);
 }
 
+static bool shown_read_only(const struct nf_options *o) { return (o->ro && !o->rw) || o->snapshot; }
+
 static int vault_options(const struct nf_options *o, struct nf_vault_options *v)
 {
 	*v = (struct nf_vault_options){
@@ -62,7 +64,7 @@ static int vault_options(const struct nf_options *o, struct nf_vault_options *v)
 		.memory_bytes = o->memory ? NF_MAX(o->memory, (uint64_t)MEMORY_BYTES_MIN) : MEMORY_BYTES_DEFAULT,
 		.write_back_ms = (uint32_t)NF_MIN(o->write_back_ms, (uint64_t)UINT32_MAX),
 		.poll_ms = (uint32_t)NF_MIN(o->poll_ms, (uint64_t)UINT32_MAX),
-		.read_only = o->ro && !o->rw,
+		.read_only = shown_read_only(o), .snapshot = o->snapshot,
 		.expect = o->expect,
 	};
 	int r = one_of("fsync", o->fsync, "local", "remote", &v->fsync_remote);
@@ -82,7 +84,7 @@ static void front_options(const struct nf_options *o, const char *dir, struct nf
 	nf_textf(kernel, "%s%s", nf_text_str(&o->kernel), o->allow_root ? (o->kernel.len ? ",allow_root" : "allow_root") : "");
 	*f = (struct nf_front_options){
 		.mount_point = dir, .fsname = o->fsname, .subtype = "foliofs", .kernel_opts = nf_text_str(kernel),
-		.read_only = o->ro && !o->rw, .allow_other = o->allow_other, .default_permissions = true,
+		.read_only = shown_read_only(o), .allow_other = o->allow_other, .default_permissions = true,
 		.attr_timeout_s = (double)attr_ms / 1000, .entry_timeout_s = (double)entry_ms / 1000,
 		.negative_timeout_s = (double)entry_ms / 1000,
 		.read_ahead_bytes = (uint32_t)NF_MIN(o->read_ahead, (uint64_t)UINT32_MAX),

@@ -261,9 +261,7 @@ static void line(struct nf_text *t, const char *name, const struct nf_attr *a)
 	if (localtime_r(&a->mtime.tv_sec, &tm))
 		(void)strftime(when, sizeof when, "%Y-%m-%d %H:%M", &tm);
 	nf_textf(t, "%c%s %12llu %s ", kind_letter(a->mode), bits, (unsigned long long)a->size_bytes, when);
-	/* A name must not move the cursor of a terminal. */
-	for (const char *p = name; *p; p++)
-		nf_textf(t, "%c", (unsigned char)*p < ' ' || *p == 127 ? '?' : *p);
+	nf_text_name(t, name);
 	nf_textf(t, "\n");
 }
 

@@ -227,7 +227,7 @@ enum nf_exit nf_reader_open(const char *address, const struct nf_options *o, str
 		nf_store_free(store);
 	struct nf_vault_options v = { .store = store, .header = h, .state_dir = rd->scratch,
 				      .memory_bytes = READER_MEMORY_BYTES, .read_only = true, .no_threads = true,
-				      .expect = o->expect };
+				      .expect = o->expect, .snapshot = o->snapshot };
 	if (r == 0)
 		r = nf_vault_open(&v, &rd->vault);
 	nf_header_free(h);

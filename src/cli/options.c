@@ -30,6 +30,7 @@ static const struct nf_option table[] = {
 	{ "client-cert", 0, S, NF_OPT_TEXT, AT(client_cert), "FILE", "TLS client certificate" },
 	{ "client-key", 0, S, NF_OPT_TEXT, AT(client_key), "FILE", "its key" },
 	{ "expect", 0, S, NF_OPT_TEXT, AT(expect), "FINGERPRINT", "what the newest commit must be at first use" },
+	{ "snapshot", 0, S, NF_OPT_TEXT, AT(snapshot), "NAME", "show this snapshot, read-only" },
 	/* mounting */
 	{ "ro", 0, M, NF_OPT_FLAG, AT(ro), NULL, "read-only" },
 	{ "rw", 0, M, NF_OPT_FLAG, AT(rw), NULL, "read and write (default)" },

@@ -24,6 +24,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { PROGRESS_MS = 200, IDLE_S = 60 };
@@ -193,9 +194,11 @@ static bool do_shutdown(struct peer *p, const char *line)
 	return ok;
 }
 
-/* l lock */
-struct sync_job {
+/* What sends, and so takes a while.  l lock */
+struct job {
 	struct nf_vault *v;
+	int (*run)(struct job *j);
+	const char *name, *id; /* of a snapshot */
 	_Atomic bool stop;
 	struct nf_lock lock;
 	struct nf_cond changed;
@@ -203,10 +206,10 @@ struct sync_job {
 	int error;     /* l */
 };
 
-static void *sync_main(void *arg)
+static void *job_main(void *arg)
 {
-	struct sync_job *j = arg;
-	int r = nf_vault_sync(j->v, &j->stop);
+	struct job *j = arg;
+	int r = j->run(j);
 
 	nf_lock_take(&j->lock);
 	j->error = r;
@@ -216,7 +219,7 @@ static void *sync_main(void *arg)
 	return NULL;
 }
 
-static bool sync_progress(struct peer *p)
+static bool job_progress(struct peer *p)
 {
 	struct nf_vault_status s;
 	struct nf_text t = NF_TEXT_INIT;
@@ -231,34 +234,110 @@ static bool sync_progress(struct peer *p)
 	return ok && recv(p->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) != 0 && !atomic_load(&p->c->stopping);
 }
 
-static bool do_sync(struct peer *p, const char *line)
+/* Runs J beside, tells the progress, answers. */
+static bool run_job(struct peer *p, struct job *job)
 {
-	struct sync_job j = { .v = p->c->env.vault };
 	pthread_t worker;
 	bool ok = true;
 
-	(void)line;
-	nf_lock_init(&j.lock, NF_RANK_LEAF);
-	nf_cond_init(&j.changed);
-	int r = nf_thread_start(&worker, "nf-sync", sync_main, &j);
+	job->v = p->c->env.vault;
+	nf_lock_init(&job->lock, NF_RANK_LEAF);
+	nf_cond_init(&job->changed);
+	int r = nf_thread_start(&worker, "nf-sync", job_main, job);
 	if (r == 0) {
-		nf_lock_take(&j.lock);
-		while (!j.finished) {
-			if (nf_cond_wait_until(&j.changed, &j.lock, nf_clock_ns() + PROGRESS_MS * NF_NS_PER_MS))
+		nf_lock_take(&job->lock);
+		while (!job->finished) {
+			if (nf_cond_wait_until(&job->changed, &job->lock, nf_clock_ns() + PROGRESS_MS * NF_NS_PER_MS))
 				continue;
-			nf_lock_drop(&j.lock);
-			ok = ok && sync_progress(p);
+			nf_lock_drop(&job->lock);
+			ok = ok && job_progress(p);
 			if (!ok)
-				atomic_store(&j.stop, true);
-			nf_lock_take(&j.lock);
+				atomic_store(&job->stop, true);
+			nf_lock_take(&job->lock);
 		}
-		nf_lock_drop(&j.lock);
+		nf_lock_drop(&job->lock);
 		(void)pthread_join(worker, NULL);
-		r = j.error;
+		r = job->error;
 	}
-	nf_cond_deinit(&j.changed);
-	nf_lock_deinit(&j.lock);
+	nf_cond_deinit(&job->changed);
+	nf_lock_deinit(&job->lock);
 	return reply_text(p, r, NULL) && ok;
+}
+
+static int run_sync(struct job *j) { return nf_vault_sync(j->v, &j->stop); }
+static int run_snapshot_create(struct job *j) { return nf_vault_snapshot_create(j->v, j->name, &j->stop); }
+
+/* A name may have an '@' in it. */
+static int run_snapshot_remove(struct job *j)
+{
+	nf_auto_free char *name = strdup(j->name);
+	int r = nf_vault_snapshot_remove(j->v, j->name, NULL, &j->stop);
+	char *at = name ? strrchr(name, '@') : NULL;
+
+	if (r != -NF_E_SNAPSHOT_NONE || !at)
+		return r;
+	*at = '\0';
+	return nf_vault_snapshot_remove(j->v, name, at + 1, &j->stop);
+}
+
+static bool do_sync(struct peer *p, const char *line)
+{
+	(void)line;
+	return run_job(p, &(struct job){ .run = run_sync });
+}
+
+static bool change_snapshot(struct peer *p, const char *line, int (*run)(struct job *j))
+{
+	nf_auto_free char *name = NULL;
+
+	int r = nf_json_string(line, "name", &name);
+	return r < 0 ? reply_text(p, r, NULL) : run_job(p, &(struct job){ .run = run, .name = name });
+}
+
+static bool do_snapshot_create(struct peer *p, const char *line) { return change_snapshot(p, line, run_snapshot_create); }
+static bool do_snapshot_remove(struct peer *p, const char *line) { return change_snapshot(p, line, run_snapshot_remove); }
+
+struct snapshot_list {
+	struct nf_text t;
+	bool json;
+};
+
+static bool add_snapshot(void *ctx, const struct nf_snapshot *s)
+{
+	struct snapshot_list *l = ctx;
+	time_t time = s->time_s;
+	char when[32] = "";
+	struct tm tm;
+
+	if (l->json) {
+		nf_textf(&l->t, "%s{\"name\":", l->t.len ? "," : "");
+		nf_text_json(&l->t, s->name);
+		nf_textf(&l->t, ",\"id\":\"%s\",\"commit\":%" PRIu64 ",\"time\":%" PRId64 "}", s->id, s->head_seq, s->time_s);
+		return true;
+	}
+	if (localtime_r(&time, &tm))
+		(void)strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S", &tm);
+	nf_textf(&l->t, "%s  %s  commit %" PRIu64 "  ", s->id, when, s->head_seq);
+	nf_text_name(&l->t, s->name);
+	nf_textf(&l->t, "\n");
+	return true;
+}
+
+static bool do_snapshots(struct peer *p, const char *line)
+{
+	struct snapshot_list l = { .json = wants(line, "json") };
+	struct nf_text t = NF_TEXT_INIT;
+
+	int r = nf_vault_snapshots(p->c->env.vault, add_snapshot, &l);
+	begin(&t, r);
+	if (r == 0 && l.json)
+		nf_textf(&t, ",\"snapshots\":[%s]", nf_text_str(&l.t));
+	else if (r == 0)
+		nf_textf(&t, ",\"text\":"), nf_text_json(&t, nf_text_str(&l.t));
+	bool ok = end(p, &t);
+	nf_text_deinit(&l.t);
+	nf_text_deinit(&t);
+	return ok;
 }
 
 static const struct {
@@ -267,6 +346,9 @@ static const struct {
 } commands[] = {
 	{ "status", do_status }, { "stats", do_stats },     { "regions", do_regions },   { "requests", do_requests },
 	{ "trace", do_trace },   { "refresh", do_refresh }, { "shutdown", do_shutdown }, { "sync", do_sync },
+	{ "snapshots", do_snapshots },
+	{ "snapshot-create", do_snapshot_create },
+	{ "snapshot-remove", do_snapshot_remove },
 };
 
 static bool serve_line(struct peer *p, const char *line)

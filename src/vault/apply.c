@@ -1338,6 +1338,29 @@ static int op_claim(struct txn *t, const struct nf_op *op)
 	return r;
 }
 
+/* Two machines may have given one name at once: both stay, told apart by their heads. */
+static int op_snapshot(struct txn *t, const struct nf_op *op)
+{
+	const struct nf_snapshot_entry *e = &op->snapshot;
+	struct nf_key key = { .type = NF_ITEM_SNAPSHOT, .a = nf_ring_name_hash(t->a->ring, e->name, e->name_len) };
+	struct nf_val val = { 0 };
+	struct nf_buf b = NF_BUF_INIT;
+
+	int r = nf_view_lookup(&t->view, &key, t->w, &val);
+	if (r != 0 && r != NF_TREE_NONE)
+		return r;
+	r = nf_snapshot_edit(r == 0 ? val.p : NULL, val.len, &val.self, e, !(op->flags & NF_OPF_FORGET), &b);
+	nf_val_deinit(&val);
+	if (r == 0)
+		r = put_or_remove(t, &key, &b);
+	else
+		nf_buf_deinit(&b);
+	if (r == 0)
+		emit(t, op);
+	/* There already, or gone already: the same end. */
+	return r == -EEXIST || r == -ENOENT ? 0 : r;
+}
+
 static int dispatch(struct txn *t, const struct nf_op *op)
 {
 	switch (op->kind) {
@@ -1357,6 +1380,8 @@ static int dispatch(struct txn *t, const struct nf_op *op)
 		return op_xattr(t, op);
 	case NF_OP_CLAIM:
 		return op_claim(t, op);
+	case NF_OP_SNAPSHOT:
+		return op_snapshot(t, op);
 	case NF_OP_KIND_NR:
 		break;
 	}

@@ -400,6 +400,8 @@ void nf_commit_stop(struct nf_vault *v)
 
 int nf_vault_refresh(struct nf_vault *v)
 {
+	if (v->fixed)
+		return 0;
 	if (v->no_threads)
 		return nf_commit_turn(v, false);
 	nf_lock_take(&v->ns);

@@ -3,6 +3,7 @@
 #include "vault/item.h"
 
 #include "base/error.h"
+#include "base/mem.h"
 
 enum { INODE_VERSION = 1, NSEC = 1000000000 };
 
@@ -246,12 +247,100 @@ int nf_counter_decode(const void *p, size_t len, int64_t *out)
 	return r;
 }
 
+/* --- SNAPSHOT ------------------------------------------------------------------------- */
+
+void nf_snapshot_put(struct nf_buf *b, const struct nf_snapshot_entry *e)
+{
+	nf_buf_u8(b, e->name_len);
+	nf_buf_bytes(b, e->name, e->name_len);
+	nf_buf_u64(b, e->seq);
+	nf_buf_bytes(b, e->rand, sizeof e->rand);
+	nf_buf_bytes(b, e->tag, sizeof e->tag);
+	nf_buf_u64(b, (uint64_t)e->time_s);
+	nf_ref_encode(b, &e->root);
+}
+
+void nf_snapshot_get(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_snapshot_entry *out)
+{
+	struct nf_snapshot_entry e = { .name_len = nf_rd_u8(rd) };
+
+	e.name = (const char *)nf_rd_bytes(rd, e.name_len);
+	e.seq = nf_rd_u64(rd);
+	nf_rd_copy(rd, e.rand, sizeof e.rand);
+	nf_rd_copy(rd, e.tag, sizeof e.tag);
+	e.time_s = (int64_t)nf_rd_u64(rd);
+	nf_ref_decode(rd, self, &e.root);
+	if (!rd->bad && (!nf_name_is_valid(e.name, e.name_len) || e.seq == 0 || nf_ref_is_null(&e.root) ||
+			 !root_is_valid(&e.root)))
+		rd->bad = true;
+	*out = e;
+}
+
+static int snapshot_cmp(const struct nf_snapshot_entry *x, const struct nf_snapshot_entry *y)
+{
+	int c = memcmp(x->name, y->name, NF_MIN(x->name_len, y->name_len));
+
+	if (c == 0)
+		c = (int)x->name_len - (int)y->name_len;
+	return c ? c : memcmp(x->rand, y->rand, sizeof x->rand);
+}
+
+int nf_snapshot_iter(const void *value, size_t len, const struct nf_pack_id *self, size_t *pos,
+		     struct nf_snapshot_entry *out)
+{
+	if (*pos == len)
+		return NF_TREE_NONE;
+	struct nf_rd rd = nf_rd_of((const uint8_t *)value + *pos, len - *pos);
+	struct nf_snapshot_entry e;
+	bool first = *pos == 0;
+
+	nf_snapshot_get(&rd, self, &e);
+	int r = nf_rd_error(&rd, false);
+	if (r < 0)
+		return nf_fail(r);
+	/* They ascend: OUT is what the call before gave. */
+	if (!first && snapshot_cmp(out, &e) >= 0)
+		return nf_fail(-NF_E_FORMAT_BAD);
+	*pos = (size_t)(rd.p - (const uint8_t *)value);
+	*out = e;
+	return 0;
+}
+
+int nf_snapshot_edit(const void *value, size_t len, const struct nf_pack_id *self,
+		     const struct nf_snapshot_entry *e, bool add, struct nf_buf *out)
+{
+	struct nf_snapshot_entry at;
+	size_t pos = 0, from = out->len;
+	bool met = false;
+	int r = NF_TREE_NONE;
+
+	while (value && (r = nf_snapshot_iter(value, len, self, &pos, &at)) == 0) {
+		int c = snapshot_cmp(&at, e);
+		if (c == 0 && add)
+			return -EEXIST;
+		if (c > 0 && add && !met)
+			nf_snapshot_put(out, e);
+		met = met || c == 0 || (add && c > 0);
+		if (c != 0)
+			nf_snapshot_put(out, &at);
+	}
+	if (r < 0)
+		return r;
+	if (!met && !add)
+		return -ENOENT;
+	if (!met)
+		nf_snapshot_put(out, e);
+	if (out->len - from > NF_VALUE_MAX)
+		return -ENOSPC;
+	return nf_buf_error(out);
+}
+
 /* --- values on their way into another pack ----------------------------------------------- */
 
 bool nf_item_has_refs(uint8_t type)
 {
 	return type == NF_ITEM_EXTENT || type == NF_ITEM_XATTR || type == NF_ITEM_ROOT ||
-	       type == NF_ITEM_DELTA;
+	       type == NF_ITEM_DELTA || type == NF_ITEM_SNAPSHOT;
 }
 
 static int rebase_root(const void *value, size_t len, const struct nf_pack_id *self, struct nf_buf *out)
@@ -274,6 +363,17 @@ static int rebase_delta(const void *value, size_t len, const struct nf_pack_id *
 	return r;
 }
 
+static int rebase_snapshots(const void *value, size_t len, const struct nf_pack_id *self, struct nf_buf *out)
+{
+	struct nf_snapshot_entry e;
+	size_t pos = 0;
+	int r;
+
+	while ((r = nf_snapshot_iter(value, len, self, &pos, &e)) == 0)
+		nf_snapshot_put(out, &e);
+	return r < 0 ? r : 0;
+}
+
 int nf_item_rebase(uint8_t type, const void *value, size_t len, const struct nf_pack_id *self,
 		   struct nf_buf *out)
 {
@@ -287,6 +387,8 @@ int nf_item_rebase(uint8_t type, const void *value, size_t len, const struct nf_
 		r = rebase_root(value, len, self, out);
 	else if (type == NF_ITEM_DELTA)
 		r = rebase_delta(value, len, self, out);
+	else if (type == NF_ITEM_SNAPSHOT)
+		r = rebase_snapshots(value, len, self, out);
 	else
 		nf_buf_bytes(out, value, len);
 	return r < 0 ? r : nf_buf_error(out);

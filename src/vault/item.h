@@ -23,7 +23,7 @@ enum {
 	NF_BLOCK_SHIFT_MAX = 22,
 };
 
-/* True for values that may hold references (EXTENT, XATTR, ROOT, DELTA). */
+/* True for values that may hold references (EXTENT, XATTR, ROOT, DELTA, SNAPSHOT). */
 bool nf_item_has_refs(uint8_t type);
 /* Appends a value read from SELF as it has to stand in another pack: "this pack" is written out.
  * -NF_E_FORMAT_BAD if the value does not parse. */
@@ -151,6 +151,28 @@ struct nf_delta_item {
 void nf_delta_item_encode(struct nf_buf *b, const struct nf_delta_item *d);
 int nf_delta_item_decode(const void *p, size_t len, const struct nf_pack_id *self,
 			 struct nf_delta_item *out);
+/* SNAPSHOT values: the retained heads that bear a name of this hash, by (name, rand).  One name may stand for several
+ * heads: two machines may have given it at once. */
+struct nf_snapshot_entry {
+	const char *name; /* 1 to 255 bytes, valid as a file's; borrowed */
+	uint8_t name_len;
+	uint64_t seq;     /* of the head */
+	uint8_t rand[16];
+	uint8_t tag[16];
+	int64_t time_s;   /* the head's */
+	struct nf_ref root;
+};
+/* One entry, as it stands in values and in operations. */
+void nf_snapshot_put(struct nf_buf *b, const struct nf_snapshot_entry *e);
+/* RD goes bad for what is outside the limits. */
+void nf_snapshot_get(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_snapshot_entry *out);
+/* As nf_dirent_iter(). */
+int nf_snapshot_iter(const void *value, size_t len, const struct nf_pack_id *self, size_t *pos,
+		     struct nf_snapshot_entry *out);
+/* VALUE (NULL: none) with E added, or the entry of its (name, rand) removed; empty: the item goes. -EEXIST / -ENOENT;
+ * -ENOSPC over NF_VALUE_MAX. */
+int nf_snapshot_edit(const void *value, size_t len, const struct nf_pack_id *self,
+		     const struct nf_snapshot_entry *e, bool add, struct nf_buf *out);
 enum nf_tree_counter { NF_COUNTER_INODES = 1, NF_COUNTER_BYTES = 2 };
 void nf_counter_encode(struct nf_buf *b, int64_t v);
 int nf_counter_decode(const void *p, size_t len, int64_t *out);

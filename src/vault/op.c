@@ -146,6 +146,12 @@ static void put_claim(struct nf_buf *b, const struct nf_op *op)
 	put_str8(b, op->host, op->host_len);
 }
 
+static void put_snapshot(struct nf_buf *b, const struct nf_op *op)
+{
+	nf_buf_u8(b, op->flags);
+	nf_snapshot_put(b, &op->snapshot);
+}
+
 static void put_body(struct nf_buf *b, const struct nf_op *op)
 {
 	switch (op->kind) {
@@ -157,6 +163,7 @@ static void put_body(struct nf_buf *b, const struct nf_op *op)
 	case NF_OP_DATA: put_data(b, op); break;
 	case NF_OP_XATTR: put_xattr(b, op); break;
 	case NF_OP_CLAIM: put_claim(b, op); break;
+	case NF_OP_SNAPSHOT: put_snapshot(b, op); break;
 	case NF_OP_KIND_NR: break;
 	}
 }
@@ -421,6 +428,13 @@ static bool get_claim(struct nf_rd *rd, struct nf_op *op)
 	return op->prefix >= 1 && op->prefix <= PREFIX_MAX && get_str8(rd, 0, &op->host, &op->host_len);
 }
 
+static bool get_snapshot(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_op *op)
+{
+	op->flags = nf_rd_u8(rd);
+	nf_snapshot_get(rd, self, &op->snapshot);
+	return op->flags <= NF_OPF_FORGET;
+}
+
 static bool get_body(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_op *op)
 {
 	switch (op->kind) {
@@ -432,6 +446,7 @@ static bool get_body(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_
 	case NF_OP_DATA: return get_data(rd, self, op);
 	case NF_OP_XATTR: return get_xattr(rd, self, op);
 	case NF_OP_CLAIM: return get_claim(rd, op);
+	case NF_OP_SNAPSHOT: return get_snapshot(rd, self, op);
 	case NF_OP_KIND_NR: break;
 	}
 	return false;

@@ -16,6 +16,7 @@ enum nf_op_kind {
 	NF_OP_DATA = 6,
 	NF_OP_XATTR = 7,
 	NF_OP_CLAIM = 8,
+	NF_OP_SNAPSHOT = 9,
 	NF_OP_KIND_NR
 };
 
@@ -35,6 +36,7 @@ enum {
 	NF_OPF_REMOVE = 1,        /* XATTR */
 	NF_OPF_BLOB = 2,          /* XATTR */
 	NF_OPF_HAD_BASE = 4,      /* XATTR */
+	NF_OPF_FORGET = 1,        /* SNAPSHOT */
 };
 
 /* SETATTR mask bits, in encoding order. */
@@ -56,11 +58,11 @@ struct nf_op {
 	enum nf_op_kind kind;
 	enum nf_conflict_mode conflict_mode;
 	struct timespec time;
-	uint64_t ino;    /* all but CLAIM */
+	uint64_t ino;    /* all but CLAIM and SNAPSHOT */
 	uint64_t parent; /* CREATE, LINK, UNLINK, RENAME */
 	const char *name; /* CREATE, LINK, UNLINK, RENAME, XATTR */
 	uint8_t name_len;
-	uint8_t flags; /* RENAME, DATA, XATTR */
+	uint8_t flags; /* RENAME, DATA, XATTR, SNAPSHOT */
 	struct nf_stamp stamp; /* UNLINK, DATA: base version; RENAME: the replaced inode's */
 
 	/* CREATE */
@@ -102,6 +104,9 @@ struct nf_op {
 	uint8_t writer_id[16];
 	const char *host;
 	uint8_t host_len;
+
+	/* SNAPSHOT */
+	struct nf_snapshot_entry snapshot;
 };
 
 void nf_op_encode(struct nf_buf *b, const struct nf_op *op);

@@ -9,6 +9,7 @@ static const char *const kind_names[NF_OP_KIND_NR] = {
 	[NF_OP_CREATE] = "create",   [NF_OP_LINK] = "link", [NF_OP_UNLINK] = "unlink",
 	[NF_OP_RENAME] = "rename",   [NF_OP_DATA] = "data", [NF_OP_XATTR] = "xattr",
 	[NF_OP_SETATTR] = "setattr", [NF_OP_CLAIM] = "claim",
+	[NF_OP_SNAPSHOT] = "snapshot",
 };
 static const char *const mode_names[] = { "?", "discard", "reapply", "overwrite", "stash", "ask" };
 
@@ -39,6 +40,11 @@ void nf_op_to_text(const struct nf_op *op, struct nf_text *t)
 	nf_textf(t, "%s", kind < NF_OP_KIND_NR && kind_names[kind] ? kind_names[kind] : "?");
 	if (op->kind == NF_OP_CLAIM) {
 		nf_textf(t, " prefix=%" PRIu32 " host=%.*s", op->prefix, op->host_len, op->host);
+		return;
+	}
+	if (op->kind == NF_OP_SNAPSHOT) {
+		nf_textf(t, " name=%.*s head=%" PRIu64 "%s", op->snapshot.name_len, op->snapshot.name,
+			 op->snapshot.seq, op->flags & NF_OPF_FORGET ? " forget" : "");
 		return;
 	}
 	nf_textf(t, " ino=%" PRIx64, op->ino);

@@ -333,7 +333,11 @@ int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
 		r = remember(v);
 	if (r == 0)
 		r = first_turn(v);
-	if (r == 0 && !v->no_threads)
+	v->fixed = o->snapshot != NULL;
+	if (r == 0 && v->fixed)
+		r = v->read_only ? nf_snapshot_take_root(v, o->snapshot) : nf_fail(-EINVAL);
+	/* A snapshot never changes. */
+	if (r == 0 && !v->no_threads && !v->fixed)
 		r = nf_commit_start(v);
 	nf_state_deinit(&s);
 	if (r < 0) {

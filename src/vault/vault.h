@@ -32,6 +32,7 @@ struct nf_vault_options {
 	bool fsync_remote;            /* fsync returns when the server's head includes it */
 	bool manual;                  /* no commit, no look but by nf_vault_sync() */
 	bool no_threads;              /* commands and tests: no committer; drive it by nf_vault_sync() */
+	const char *snapshot;         /* with read_only: show this one, NAME or NAME@ID; -NF_E_SNAPSHOT_* */
 	const char *expect;           /* fingerprint the first head must have; NULL */
 	const char *host;             /* for conflict names; NULL: gethostname */
 };
@@ -51,6 +52,22 @@ int nf_vault_format(struct nf_store *store, const struct nf_header *header, cons
 int nf_vault_sync(struct nf_vault *v, _Atomic bool *stop);
 /* Looks now and takes over what others did.  Blocks. */
 int nf_vault_refresh(struct nf_vault *v);
+
+/* Snapshots: retained cuts of the whole vault, known to everyone who has it. */
+enum { NF_SNAPSHOT_ID_BYTES = 4 };
+struct nf_snapshot {
+	char name[256];
+	char id[2 * NF_SNAPSHOT_ID_BYTES + 1]; /* hex; tells apart what two machines gave one name */
+	uint64_t head_seq;
+	int64_t time_s;
+};
+/* EACH returns false to end. Blocks. */
+int nf_vault_snapshots(struct nf_vault *v, bool (*each)(void *ctx, const struct nf_snapshot *s), void *ctx);
+/* Commits everything, names that commit, commits the name; blocks until both are on the server.  -EINVAL: no file could
+ * be called NAME; -EEXIST; errors of nf_vault_sync(). */
+int nf_vault_snapshot_create(struct nf_vault *v, const char *name, _Atomic bool *stop);
+/* ID: its beginning, or NULL.  -NF_E_SNAPSHOT_NONE, -NF_E_SNAPSHOT_AMBIGUOUS. */
+int nf_vault_snapshot_remove(struct nf_vault *v, const char *name, const char *id, _Atomic bool *stop);
 
 struct nf_vault_status {
 	bool connected;          /* the last exchange with the store succeeded */

@@ -164,6 +164,7 @@ struct nf_vault {
 	uint8_t device_id[16];
 	uint8_t block_shift;
 	bool read_only, fsync_remote, manual, no_threads;
+	bool fixed; /* shows a snapshot: never looks */
 	uint32_t write_back_ms, poll_ms;
 
 	struct nf_lock run_lock;    /* calls and their runs (run.h) */
@@ -312,6 +313,10 @@ void nf_merged_deinit(struct nf_merged *m);
 int nf_merge(struct nf_vault *v, const struct nf_head *const *leaves, size_t nr, struct nf_merged *out);
 /* Items that every new head's tree must have for its parents: DELTA of each parent's own delta, ROOT of each parent. */
 int nf_merge_parents(struct nf_layer *l, const struct nf_head *const *parents, size_t nr);
+
+/* --- snapshot.c --------------------------------------------------------------------------- */
+/* From now on V shows the snapshot NAME or NAME@ID.  Before anything of it is in use. */
+int nf_snapshot_take_root(struct nf_vault *v, const char *name);
 
 /* --- state.c ------------------------------------------------------------------------------ */
 struct nf_state {

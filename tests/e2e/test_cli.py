@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "tests" / "lib"))
 import servers  # noqa: E402
 
 OK, ERROR, USAGE, KEY, DENIED, OFFLINE, NO_VAULT, FOREIGN, BUSY, FULL, DAMAGED, MOUNT, NOT_MOUNTED = range(13)
-COMMANDS = ["init", "mount", "umount", "status", "sync", "key", "ls", "cat", "get", "check", "stats", "regions",
+COMMANDS = ["init", "mount", "umount", "status", "sync", "key", "ls", "cat", "get", "check", "snapshot", "stats", "regions",
             "requests", "trace"]
 PASS = "correct horse"
 
@@ -494,3 +494,40 @@ def test_in_front_it_tells_systemd(vault):
         d.signal(signal.SIGTERM)
         assert s.recv(100) == b"STOPPING=1"
         assert d.wait() == OK
+
+
+def test_a_snapshot_is_made_listed_looked_at_mounted_and_removed(vault, stage):
+    vault.mount()
+    (vault.mnt / "f").write_text("old")
+    assert vault.run("snapshot", vault.mnt, "list").stdout == ""
+    vault.run("snapshot", vault.mnt, "create", "before the change")
+    (vault.mnt / "f").write_text("new")
+    (vault.mnt / "g").write_text("more")
+    vault.run("snapshot", vault.mnt, "create", "after")
+    assert {s["name"] for s in json.loads(vault.run("snapshot", vault.mnt, "list", "--json").stdout)} == \
+        {"before the change", "after"}
+    for args, why in ((("create", "after"), "there is a snapshot called"), (("remove", "no"), "there is no such snapshot"),
+                      (("create", "a/b"), "cannot be called")):
+        assert why in vault.run("snapshot", vault.mnt, *args, code=ERROR).stderr
+    assert "say: " in vault.run("snapshot", vault.mnt, "create", code=USAGE).stderr
+    at = ("--snapshot", "before the change")
+    assert vault.run("cat", vault.store, "f", *at).stdout == "old"
+    assert "no such snapshot" in vault.run("cat", vault.store, "f", "--snapshot", "never", code=ERROR).stderr
+    assert vault.run("cat", vault.store, "f").stdout == "new"
+    vault.umount()
+    vault.mount(*at)
+    assert sorted(os.listdir(vault.mnt)) == ["f"] and (vault.mnt / "f").read_text() == "old"
+    with pytest.raises(OSError, match="Read-only"):
+        (vault.mnt / "f").write_text("x")
+    vault.run("sync", vault.mnt)
+    assert (vault.mnt / "f").read_text() == "old"
+    vault.umount()
+    reader = subprocess.run([sys.executable, ROOT / "tests" / "reader" / "foliofs_reader.py", "--passphrase-file",
+                             "/dev/stdin", vault.store, "snapshots"], input=PASS, capture_output=True, text=True,
+                            timeout=60)
+    assert reader.returncode == 0, reader.stderr
+    assert sorted(line.split(maxsplit=3)[3] for line in reader.stdout.splitlines()) == ["after", "before the change"]
+    vault.mount()
+    vault.run("snapshot", vault.mnt, "remove", "after")
+    assert "after" not in vault.run("snapshot", vault.mnt, "list").stdout
+    vault.umount()

@@ -389,7 +389,7 @@ def make_key(ino, kind, a=0, b=0):
 
 
 K_INODE, K_PARENT, K_XATTR, K_EXTENT, K_DIRENT = range(1, 6)
-K_ROOT, K_DELTA = 17, 18
+K_ROOT, K_DELTA, K_SNAPSHOT = 17, 18, 19
 
 
 # -- vault -------------------------------------------------------------------------------
@@ -748,6 +748,27 @@ def cmd_extract(vault, args, _out):
     x.attributes(1, tree.inode(1), os.fsencode(args.path))
 
 
+def parse_snapshots(value, pack):
+    """(name, rand, root reference) of each entry."""
+    rd, out = Rd(value), []
+    while rd.at < len(value):
+        name = rd.str8()
+        seq, rand, _tag, _seconds = rd.get("Q16s16sq")
+        need(seq and name and b"/" not in name and b"\0" not in name, "snapshot entry")
+        out.append((name, rand, get_ref(rd, pack)))
+        need(out[-1][2], "snapshot without a root")
+    need(out and all(a[:2] < b[:2] for a, b in zip(out, out[1:])), "snapshots do not ascend")
+    return out
+
+
+def cmd_snapshots(vault, _args, out):
+    for leaf in vault.leaves(vault.heads()):
+        for key, value, pack in vault.scan(leaf.root, make_key(0, K_SNAPSHOT), make_key(0, K_SNAPSHOT + 1)):
+            for name, rand, root in parse_snapshots(value, pack):
+                inodes, _ = check_root(vault, root, set(), set())
+                out.write(f"{rand.hex()[:8]} {len(inodes)} inodes {os.fsdecode(name)}\n")
+
+
 def check_root(vault, root, done, deltas):
     """Opens everything below ROOT; older roots found on the way go to the list given back."""
     tree, inodes, named, parents, older = Tree(vault, root), {}, [], collections.Counter(), []
@@ -760,6 +781,8 @@ def check_root(vault, root, done, deltas):
             rd.get("16s16sq")
             older.append(get_ref(rd, pack))
             rd.end()
+        elif kind == K_SNAPSHOT:
+            older += [ref for _, _, ref in parse_snapshots(value, pack)]
         elif kind == K_DELTA:
             rd = Rd(value)
             deltas.add((get_ref(rd, pack), _a, _b))
@@ -835,7 +858,7 @@ def main(argv):
     p.add_argument("vault")
     sub = p.add_subparsers(required=True)
     for name, function, path in (("heads", cmd_heads, None), ("ls", cmd_ls, "?"), ("cat", cmd_cat, 1),
-                                 ("extract", cmd_extract, 1), ("check", cmd_check, None)):
+                                 ("extract", cmd_extract, 1), ("check", cmd_check, None), ("snapshots", cmd_snapshots, None)):
         s = sub.add_parser(name)
         s.set_defaults(function=function)
         if path == "?":

@@ -502,6 +502,8 @@ START_TEST(random_bytes_are_refused_or_read_within_their_bounds)
 	struct nf_inode_item inode;
 	struct nf_writer_item writer;
 	struct nf_xattr_entry x;
+	struct nf_snapshot_entry snap;
+	size_t at = 0;
 	struct nf_root_item root;
 	struct nf_dirent d;
 	struct nf_prng p;
@@ -514,6 +516,9 @@ START_TEST(random_bytes_are_refused_or_read_within_their_bounds)
 		(void)!nf_inode_decode(v, len, &inode);
 		(void)!nf_writer_decode(v, len, &writer);
 		(void)!nf_root_decode(v, len, &self, &root);
+		while (nf_snapshot_iter(v, len, &self, &at, &snap) == 0)
+			;
+		at = 0;
 		(void)!nf_extent_decode(v, len, &self, 4096, blocks, known);
 		while (nf_dirent_iter(v, len, &pos, &d) == 0)
 			;

@@ -72,6 +72,17 @@ static struct nf_op blob_op(void)
 	return op;
 }
 
+static struct nf_op snapshot_op(void)
+{
+	struct nf_op op = base_op(NF_OP_SNAPSHOT);
+	op.snapshot = (struct nf_snapshot_entry){ .name = "before", .name_len = 6, .seq = 9, .rand = { 1 }, .tag = { 2 },
+						  .time_s = -5 };
+	op.snapshot.root = (struct nf_ref){ .pack = pack, .offset_bytes = 4, .sealed_len = 900, .plain_len = 800,
+					    .epoch = 1 };
+	op.flags = NF_OPF_FORGET;
+	return op;
+}
+
 /* Two ranges and two windows, one with a hole said so. */
 static struct nf_op data_op(struct nf_buf *ranges, struct nf_buf *windows)
 {
@@ -218,6 +229,11 @@ START_TEST(values_outside_their_limits_are_refused)
 	REFUSED(create_op(), op.kind = (enum nf_op_kind)0);
 	REFUSED(create_op(), op.kind = NF_OP_KIND_NR);
 	REFUSED(create_op(), op.time.tv_nsec = 1000000000);
+	REFUSED(snapshot_op(), op.flags = 2);
+	REFUSED(snapshot_op(), op.snapshot.name_len = 0);
+	REFUSED(snapshot_op(), op.snapshot.name = "a/bcde");
+	REFUSED(snapshot_op(), op.snapshot.seq = 0);
+	REFUSED(snapshot_op(), op.snapshot.root = (struct nf_ref){ 0 });
 	REFUSED(rename_op(), op.flags = 2);
 	REFUSED(rename_op(), op.replaced = 5);
 	REFUSED(rename_op(), op.new_name = ".."; op.new_name_len = 2);
@@ -271,7 +287,7 @@ END_TEST
 
 static void make_delta(struct nf_delta *d, struct nf_buf *ops)
 {
-	const struct nf_op all[] = { claim_op(), create_op(), rename_op(), setattr_op(), blob_op() };
+	const struct nf_op all[] = { claim_op(), create_op(), rename_op(), setattr_op(), blob_op(), snapshot_op() };
 	for (size_t i = 0; i < NF_ARRAY_LEN(all); i++)
 		nf_op_encode(ops, &all[i]);
 	*d = (struct nf_delta){ .writer = 5, .seq = 12, .time = { 9, 9 }, .host = "box", .first_spare = INO(100),
@@ -287,7 +303,7 @@ START_TEST(a_delta_survives_a_round_trip_and_this_pack_is_resolved)
 	make_delta(&d, &ops);
 	nf_delta_encode(&b, &d);
 	ck_assert_int_eq(nf_delta_decode(b.p, b.len, &pack, &got), 0);
-	ck_assert(got.writer == 5 && got.seq == 12 && got.nr_ops == 5 && got.ops_len == ops.len);
+	ck_assert(got.writer == 5 && got.seq == 12 && got.nr_ops == 6 && got.ops_len == ops.len);
 	ck_assert_str_eq(got.host, "box");
 	ck_assert_mem_eq(&got.base_root.pack, &pack, sizeof pack);
 	for (size_t cut = 0; cut < b.len; cut++)
