@@ -20,6 +20,7 @@
 	X(REGION_PEND, "region", "pend", "regions", "writes that had to wait for another region")  \
 	X(REGION_REDIRTY, "region", "redirty", "regions", "regions dirtied again by a failed flush") \
 	X(REGION_BYTES, "region", "bytes", "bytes", "bytes that entered through a region")         \
+	X(REGION_ZERO_BYTES, "region", "zero_bytes", "bytes", "bytes that a region made zeros")    \
 	X(READ_REQUESTS, "netfs", "read_requests", "requests", "read requests made")               \
 	X(READ_HIT_BYTES, "netfs", "read_hit_bytes", "bytes", "bytes read that were in memory")    \
 	X(READ_AHEAD_BYTES, "netfs", "read_ahead_bytes", "bytes", "bytes read before asked for")   \
@@ -58,6 +59,9 @@
 	X(FORKS_SEEN, "vault", "forks_seen", "forks", "looks that found more than one leaf")       \
 	X(MERGES, "vault", "merges", "merges", "merges made")                                      \
 	X(CONFLICTS, "vault", "conflicts", "objects", "objects both sides had changed")            \
+	X(MAPPED_SAME_BYTES, "vault", "mapped_same_bytes", "bytes", "bytes of mapped pages nobody had changed") \
+	X(UNLINE_BYTES, "vault", "unline_bytes", "bytes", "bytes written again as a small file grew") \
+	X(CLONE_BYTES, "vault", "clone_bytes", "bytes", "bytes copied by reference")               \
 	X(NODES_READ, "vault", "nodes_read", "nodes", "tree nodes decoded")                        \
 	X(NODES_WRITTEN, "vault", "nodes_written", "nodes", "tree nodes sealed")                   \
 	X(RESTARTS, "vault", "restarts", "calls", "calls started again after a missing node came")

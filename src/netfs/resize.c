@@ -73,6 +73,7 @@ static void add_zeros_locked(struct nf_ictx_priv *p, struct nf_writer *w, uint64
 	nf_region_move(d, NF_REGION_DIRTY, "zeros");
 	nf_list_add_tail(&d->group->dirty, &d->link);
 	(void)nf_regions_merge(&p->dirty, d, &p->region_ops);
+	nf_count(NF_C_REGION_ZERO_BYTES, end - start);
 }
 
 /* Everything in [start, end) is zeros from now on. */

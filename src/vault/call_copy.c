@@ -4,6 +4,7 @@
  * source's blocks.  Sealed blocks are bound to where they were born, not to where they are used, so nothing is
  * read or sealed again.  What does not lie on block boundaries is left to the kernel (EOPNOTSUPP makes it copy
  * bytes). */
+#include "base/counter.h"
 #include "base/error.h"
 #include "base/mem.h"
 #include "vault/calls.h"
@@ -114,6 +115,7 @@ static int copy(struct nf_vault *v, struct nf_call *c, struct nf_want *w, uint64
 	nf_invalidate(&b->ic, c->offset2, c->offset2 + len, op.size_after, op.size_after);
 	b->pending_times = false;
 	tell_kernel(v, b->ino, c->offset2, len);
+	nf_count(NF_C_CLONE_BYTES, len);
 	c->count = len;
 	return 0;
 }

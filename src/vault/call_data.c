@@ -1,5 +1,6 @@
 /* vault/call_data.c - open files: reading, writing, making durable. */
 #include "base/assert.h"
+#include "base/counter.h"
 #include "base/error.h"
 #include "base/mem.h"
 #include "vault/calls.h"
@@ -276,6 +277,7 @@ static void unline_read(struct nf_io *io)
 	run->iov[1] = (struct iovec){ u->bytes, len };
 	*io = (struct nf_io){ .ic = &run->vn->ic, .iov = &run->iov[1], .nr_iov = 1, .len_bytes = len,
 			      .done = unlined, .ctx = run };
+	nf_count(NF_C_UNLINE_BYTES, len);
 	if (error < 0 || len == 0)
 		unlined(io);
 	else

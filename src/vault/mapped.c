@@ -145,6 +145,7 @@ struct mapped {
 	size_t len_bytes;
 	size_t have_bytes;    /* of the old version, read so far */
 	size_t cursor;        /* compared and written so far */
+	size_t written_bytes; /* of them */
 	bool whole;           /* nothing to compare with */
 	bool wrote;
 	atomic_int turn;      /* who goes on: the caller of nf_write() or its completion */
@@ -164,6 +165,8 @@ static void mapped_end(struct nf_run *run, int error)
 		nf_vnode_dirty(run->vn);
 		nf_lock_drop(&v->ns);
 	}
+	if (error == 0)
+		nf_count(NF_C_MAPPED_SAME_BYTES, m->len_bytes - m->written_bytes);
 	if (run->call)
 		run->call->count = error < 0 ? 0 : m->len_bytes;
 	nf_run_end(run, error);
@@ -223,6 +226,7 @@ static bool start_run(struct nf_run *run)
 	if (!next_run(m, &start, &end))
 		return false;
 	m->cursor = end;
+	m->written_bytes += end - start;
 	if (!m->wrote) {
 		nf_lock_take(&vn->v->ns);
 		nf_vnode_touch(vn);

@@ -184,6 +184,12 @@ class Mount:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    def counters(self):
+        """{"area.name": value}"""
+        done = self.machine.run("stats", self.dir)
+        assert done.returncode == 0, done.stderr
+        return {name: int(value) for name, value, _ in map(str.split, done.stdout.splitlines())}
+
     def unmount(self, timeout_s=60):
         status = self.daemon.unmount(timeout_s)
         assert status == 0, (status, self.daemon.stderr())
