@@ -1,4 +1,4 @@
-/* vault/fetch_priv.h - what fetch.c and fetch_nodes.c share. */
+/* vault/fetch_priv.h - what fetch.c offers fetch_nodes.c. */
 #ifndef NF_VAULT_FETCH_PRIV_H
 #define NF_VAULT_FETCH_PRIV_H
 
