@@ -14,6 +14,9 @@
 
 #include <errno.h>
 
+/* What is declared here is what the shared library shows. */
+#pragma GCC visibility push(default)
+
 #define NF_ERRORS(X)                                                                               \
 	/* codec */                                                                                \
 	X(XFORM_BAD_TAG, EIO, "authentication tag does not match")                                 \
@@ -77,5 +80,7 @@ const char *nf_strerror(int code);
 
 /* The row's name ("XFORM_BAD_TAG") or the errno's ("ENOENT"); never NULL. */
 const char *nf_error_name(int code);
+
+#pragma GCC visibility pop
 
 #endif

@@ -24,6 +24,9 @@
 #include <sys/uio.h>
 #include <time.h>
 
+/* What is declared here is what the shared library shows. */
+#pragma GCC visibility push(default)
+
 #define NF_CALLS(X)                                                                                \
 	X(LOOKUP)      /* ino, name -> attr (attr.ino 0 with error 0: a negative entry) */         \
 	X(GETATTR)     /* ino, [file] -> attr */                                                   \
@@ -64,6 +67,7 @@ enum nf_call_op {
 #undef X
 	NF_CALL_NR
 };
+/* "LOOKUP" and so on; never NULL. */
 const char *nf_call_name(enum nf_call_op op);
 
 struct nf_attr {
@@ -196,5 +200,31 @@ struct nf_fs {
 	void *notify_ctx;
 	bool read_only;
 };
+
+/* --- serving it ------------------------------------------------------------------- */
+
+struct nf_fuse_options {
+	const char *mount_point;
+	const char *fsname;        /* the source shown in /proc/mounts */
+	const char *subtype;       /* the type shown is fuse.SUBTYPE */
+	const char *mount_options; /* more, comma-separated, as mount.fuse3(8) has them; NULL */
+	bool allow_other;          /* not only to the user who mounts */
+	/* How long the kernel may keep attributes and names without asking again.  A filesystem that tells every change
+	 * made behind the kernel's back (fs->notify) may say an hour. */
+	double attr_timeout_s;
+	double entry_timeout_s;
+	double negative_timeout_s;
+	/* [Optional] Mounted, requests are being served from now on.  On the caller's thread. */
+	void (*ready)(void *ctx);
+	void *ctx;
+};
+
+/* Mounts FS and serves it until it is unmounted, or SIGTERM, SIGINT or SIGHUP arrives, which unmounts it.  The kernel
+ * checks permissions by the attributes FS gives.  Returns when no call is under way and every open file was released: 0, or
+ * what went wrong with a sentence in WHY (may be NULL).  FS is borrowed; fs->notify is valid during the call.
+ * One mount a process: signals are the process's. */
+int nf_fuse_main(const struct nf_fuse_options *o, struct nf_fs *fs, char *why, size_t why_bytes);
+
+#pragma GCC visibility pop
 
 #endif

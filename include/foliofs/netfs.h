@@ -32,6 +32,9 @@
 #include <sys/uio.h>
 #include <time.h>
 
+/* What is declared here is what the shared library shows. */
+#pragma GCC visibility push(default)
+
 enum {
 	NF_PAGE_BYTES = 4096,
 	NF_FOLIO_MAX_BYTES = 2 << 20,
@@ -55,8 +58,10 @@ struct nf_netfs_options {
 				    * more than half of memory_bytes */
 	size_t request_bytes;      /* plain bytes of one request at most; 0: 4 MiB */
 };
+/* Starts an instance with threads of its own; *OUT is the caller's, until nf_netfs_free().  O is read during the call.
+ * -ENOMEM, -EAGAIN (no thread). */
 int nf_netfs_new(const struct nf_netfs_options *o, struct nf_netfs **out);
-/* All inode contexts must be gone.  NULL allowed. */
+/* Ends the threads.  All inode contexts must be gone.  NULL allowed.  Blocks shortly; not from a callback. */
 void nf_netfs_free(struct nf_netfs *lib);
 
 /* --- blocks, as filesystem and library exchange them ------------------------------- */
@@ -100,13 +105,15 @@ struct nf_subreq {
  * tries again later, with back-off.  SQ is the library's again on the call. */
 void nf_subreq_terminated(struct nf_subreq *sq, int error);
 
-/* The filesystem's slot in a request, and what it may ask of one. */
+/* The filesystem's slot in a request, NULL at first; valid from init_*req to the end of cleanup_*req. */
 void **nf_rreq_priv(struct nf_rreq *rq);
 void **nf_wreq_priv(struct nf_wreq *wq);
+/* The inode a request is of. */
 struct nf_ictx *nf_rreq_ictx(const struct nf_rreq *rq);
 struct nf_ictx *nf_wreq_ictx(const struct nf_wreq *wq);
 /* All blocks of the request, sealed; for write_stored. */
 struct nf_block *nf_wreq_blocks(struct nf_wreq *wq, unsigned *nr);
+/* The number of the group that the request stores a part of. */
 uint64_t nf_wreq_group(const struct nf_wreq *wq);
 
 /* --- groups --------------------------------------------------------------------- */
@@ -215,7 +222,10 @@ int nf_ictx_init(struct nf_ictx *ic, struct nf_netfs *lib, const struct nf_netfs
  * read-ahead under way by cancelling its effect, not by blocking: DONE is called when the context is free. */
 void nf_ictx_deinit(struct nf_ictx *ic, void (*done)(struct nf_ictx *ic));
 
+/* The size in bytes with all local changes.  Any thread, takes no lock. */
 uint64_t nf_i_size(const struct nf_ictx *ic);
+/* Whether anything is not stored yet, and how many bytes (zeroed ranges count nothing).  As of some moment during the call; may
+ * be called with the filesystem's locks held, but not from an operation that is called under the inode lock. */
 bool nf_is_dirty(const struct nf_ictx *ic);
 uint64_t nf_dirty_bytes(const struct nf_ictx *ic);
 
@@ -259,11 +269,12 @@ struct nf_io {
 /* Reads up to 1 MiB; after done the caller uses out_iov and then calls nf_read_end(). Regions still being
  * written are seen as far as they have come. */
 void nf_read(struct nf_io *io);
+/* Lets the memory of out_iov go; once for each read that was done without an error, from any thread. */
 void nf_read_end(struct nf_io *io);
 /* Writes up to 4 MiB.  Every byte enters through a region.  Done when the data is in the page
  * cache (and, by flags, stored); waits (never on the calling thread) for overlapping writers, for groups that must
  * go first and for memory. */
-void nf_write(struct nf_io *io);
+void nf_write(struct nf_io *io); /* -ENOSPC and others from check_write_begin; -ENOMEM; with a flag also what storing says */
 /* Sets the size: a region of type truncate. io->len_bytes is the new size. */
 void nf_truncate(struct nf_io *io);
 /* MODE as fallocate(2): 0 / KEEP_SIZE (allocation itself is a promise we cannot make: size only), PUNCH_HOLE|KEEP_SIZE,
@@ -310,9 +321,12 @@ struct nf_netfs_stats {
 	unsigned dirty_inodes;
 	unsigned requests;
 };
+/* Numbers of one moment each, not all of the same.  Any thread. */
 void nf_netfs_stats(struct nf_netfs *lib, struct nf_netfs_stats *out);
 /* Columns of the RFC's /proc/fs/netfs/regions and /requests.  *OUT is malloc'd, the caller's. */
 int nf_netfs_regions_text(struct nf_netfs *lib, char **out);
 int nf_netfs_requests_text(struct nf_netfs *lib, char **out);
+
+#pragma GCC visibility pop
 
 #endif

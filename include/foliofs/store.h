@@ -31,6 +31,9 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+/* What is declared here is what the shared library shows. */
+#pragma GCC visibility push(default)
+
 enum {
 	NF_STORE_NAME_MAX = 128,
 	/* A listing longer than this is refused (-NF_E_STORE_PROTOCOL). */
@@ -104,7 +107,7 @@ struct nf_store_ops {
 	 * not say.  May block; never called from a FUSE thread. */
 	int (*quota)(struct nf_store *s, uint64_t *used_bytes, uint64_t *free_bytes);
 
-	/* [Optional] See nf_store_probe() (src/store/open.h); default: success. */
+	/* [Optional] See nf_store_probe(); default: success. */
 	int (*probe)(struct nf_store *s);
 };
 
@@ -129,7 +132,15 @@ int nf_store_run(struct nf_store *s, struct nf_store_op *op);
 /* NULL allowed. */
 void nf_store_free(struct nf_store *s);
 
-/* How stores are opened; see src/store/open.h for the address syntax. */
+/* --- opening one ------------------------------------------------------------------- *
+ *
+ *   /path, ./path, file:///path            a local directory
+ *   mem:NAME                               in memory, shared by NAME in this process
+ *   davs://[USER[:PASS]@]HOST[:PORT]/PATH  WebDAV over TLS
+ *   dav://...                              WebDAV in the clear: loopback only, unless insecure_http
+ *   https://..., http://...                read-only by GET and ranges, no listing
+ *   fault+ADDRESS?RULES                    a fault filter on ADDRESS, for tests
+ */
 struct nf_store_options {
 	const char *user;          /* Basic/Digest; NULL: from the address or netrc */
 	const char *password;      /* borrowed during open; copied to locked memory */
@@ -147,5 +158,23 @@ struct nf_store_options {
 	uint64_t bwlimit_up_bytes;   /* per second; 0: none */
 	uint64_t bwlimit_down_bytes;
 };
+
+/* Opens ADDRESS; makes no request yet.  OPT may be NULL.  On success *OUT is the
+ * caller's (nf_store_free).  -NF_E_STORE_URL for an address that is not
+ * understood, -ENOENT if a local directory does not exist (CREATE: it is made),
+ * -EPERM for dav:// or http:// beyond loopback without opt->insecure_http. */
+int nf_store_open(const char *address, const struct nf_store_options *opt, bool create,
+		  struct nf_store **out);
+
+/* Asks the server whether the address answers, speaks what its scheme says and
+ * the collection exists (opened with CREATE: it is made).  0, or
+ * -NF_E_STORE_NOT_DAV, _DENIED, _NOT_FOUND, _TLS, -NF_E_OFFLINE, ...; -ENOTDIR if
+ * the address is a file.  Blocks; not from a store's done. */
+int nf_store_probe(struct nf_store *s);
+
+/* The address without credentials and query, in a malloc'd string; NULL: no memory. */
+char *nf_store_address_safe(const char *address);
+
+#pragma GCC visibility pop
 
 #endif

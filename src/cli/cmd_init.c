@@ -4,7 +4,7 @@
 #include "base/random.h"
 #include "cli/open.h"
 #include "daemon/paths.h"
-#include "store/open.h"
+#include "foliofs/store.h"
 #include "vault/header_store.h"
 
 #include <stdio.h>

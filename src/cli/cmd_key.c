@@ -5,7 +5,7 @@
 #include "cli/open.h"
 #include "daemon/paths.h"
 #include "daemon/unlock.h"
-#include "store/open.h"
+#include "foliofs/store.h"
 #include "vault/header_store.h"
 
 #include <inttypes.h>

@@ -6,7 +6,7 @@
 #include "daemon/explain.h"
 #include "daemon/paths.h"
 #include "daemon/unlock.h"
-#include "store/open.h"
+#include "foliofs/store.h"
 
 #include <stdio.h>
 #include <unistd.h>

@@ -3,7 +3,7 @@
 #include "aio/file.h"
 #include "base/error.h"
 #include "base/mem.h"
-#include "store/open.h"
+#include "foliofs/store.h"
 #include "vault/header_store.h"
 
 #include <inttypes.h>

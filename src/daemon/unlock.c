@@ -3,7 +3,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "daemon/paths.h"
-#include "store/open.h"
+#include "foliofs/store.h"
 #include "vault/header_store.h"
 
 #include <fcntl.h>

@@ -10,7 +10,7 @@
 #include "store/fault.h"
 
 #include "store/fault_rules.h"
-#include "store/open.h"
+#include "foliofs/store.h"
 #include "store/status.h"
 #include "store/types.h"
 

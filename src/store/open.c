@@ -1,4 +1,4 @@
-#include "store/open.h"
+#include "foliofs/store.h"
 
 #include "store/address.h"
 #include "store/fault.h"

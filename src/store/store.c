@@ -1,4 +1,4 @@
-#include "store/open.h"
+#include "foliofs/store.h"
 #include "store/types.h"
 
 #include "base/assert.h"

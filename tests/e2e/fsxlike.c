@@ -10,6 +10,8 @@
  *	two        all of it through two descriptors, one O_DSYNC
  *	mixed      everything
  *
+ * Half of what goes through O_DIRECT is whole pages, the other half any bytes, from and to memory at any address.
+ *
  * Prints its seed, and at a difference the last operations. */
 #include <errno.h>
 #include <fcntl.h>
@@ -266,29 +268,34 @@ static void write_op(enum op op, size_t off, size_t len)
 	}
 	if (len == 0)
 		return;
-	fill(t.buf, len);
+	uint8_t *from = t.buf + (op == OP_DIRECT_WRITE && len % PAGE ? below(PAGE) : 0);
+	fill(from, len);
 	if (op == OP_MAPWRITE) {
 		map_op(off, len, true);
 	} else if (op == OP_APPEND) {
-		ssize_t n = write(t.append, t.buf, len);
+		ssize_t n = write(t.append, from, len);
 		must(n, "append");
 		len = (size_t)n;
 	} else {
-		whole(op == OP_DIRECT_WRITE ? t.direct : any_fd(), t.buf, off, len, true);
+		whole(op == OP_DIRECT_WRITE ? t.direct : any_fd(), from, off, len, true);
 	}
 	grow(off + len);
-	memcpy(t.want + off, t.buf, len);
+	memcpy(t.want + off, from, len);
 }
 
 static void read_op(enum op op, size_t off, size_t len)
 {
+	uint8_t *to = t.buf;
+
 	if (op == OP_MAPREAD) {
 		map_op(off, len, false);
 		return;
 	}
 	if (op == OP_DIRECT_READ) {
-		/* Whole pages are asked for; at the end fewer bytes come. */
-		ssize_t n = pread(t.direct, t.buf, (len + PAGE - 1) / PAGE * PAGE, (off_t)off);
+		/* At the end fewer bytes come than were asked for. */
+		size_t ask = off % PAGE || below(2) ? len : (len + PAGE - 1) / PAGE * PAGE;
+		to += ask % PAGE ? below(PAGE) : 0;
+		ssize_t n = pread(t.direct, to, ask, (off_t)off);
 		must(n, "direct read");
 		if ((size_t)n < len)
 			fail("direct read of %zu bytes at %#zx gave %zd", len, off, n);
@@ -298,7 +305,7 @@ static void read_op(enum op op, size_t off, size_t len)
 	} else {
 		whole(any_fd(), t.buf, off, len, false);
 	}
-	compare(t.buf, off, len, op_names[op]);
+	compare(to, off, len, op_names[op]);
 }
 
 /* Lengths from a byte to a quarter of the file; every other one aligned somehow. */
@@ -314,7 +321,7 @@ static void one(enum op op)
 {
 	size_t len = some_length(), off = below(t.max - len + 1);
 	bool inside = op == OP_READ || op == OP_MAPREAD || op == OP_MAPWRITE || op == OP_COPY || op == OP_DIRECT_READ;
-	bool aligned = op == OP_DIRECT_READ || op == OP_DIRECT_WRITE;
+	bool aligned = (op == OP_DIRECT_READ || op == OP_DIRECT_WRITE) && below(2);
 
 	if (aligned || below(4) == 0)
 		off = off / PAGE * PAGE;

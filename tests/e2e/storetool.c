@@ -8,7 +8,7 @@
  *
  * One line of JSON comes out for each call.  Exit: 0 whatever the store said (it is
  * in "error"), 1 for a conformance failure, 2 for usage. */
-#include "store/open.h"
+#include "foliofs/store.h"
 
 #include "base/clock.h"
 #include "base/error.h"

@@ -1,7 +1,7 @@
 """Random operations on one file of a vault (fsxlike.c), while it commits every second with little memory and a
 small cache; afterwards the file is the same to another mount and to another machine.
 
-NF_E2E_FSX_OPS and NF_E2E_FSX_SEED say how many and which."""
+NF_E2E_FSX_OPS and NF_E2E_FSX_SEED say how many and which; FOLIOFS_LONG=1: a million of each."""
 import os
 import shutil
 import signal
@@ -11,12 +11,12 @@ import pytest
 
 from test_cli import Site
 
-OPS = int(os.environ.get("NF_E2E_FSX_OPS", "20000"))
+OPS = int(os.environ.get("NF_E2E_FSX_OPS", "1000000" if os.environ.get("FOLIOFS_LONG") else "15000"))
 SEED = int(os.environ.get("NF_E2E_FSX_SEED", "1"))
 
 # What works with what: a block, plain and sealed, must fit into an eighth of the memory.
 MODES = [("buffered", "16K", "4M"), ("mmap", "4K", "4M"), ("append", "32K", "4M"), ("direct", "4K", "4M"),
-         ("two", "1M", "16M"), ("mixed", "16K", "4M")]
+         ("two", "1M", "16M"), ("mixed", "4K", "4M"), ("mixed", "16K", "4M"), ("mixed", "1M", "16M")]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@
 
 #include "aio/pool.h"
 #include "base/error.h"
-#include "store/open.h"
+#include "foliofs/store.h"
 #include "suite.h"
 #include "tempdir.h"
 #include "vault/header.h"

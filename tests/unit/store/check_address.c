@@ -1,5 +1,5 @@
 #include "store/address.h"
-#include "store/open.h"
+#include "foliofs/store.h"
 #include "store/redirect.h"
 #include "store/status.h"
 

@@ -1,6 +1,6 @@
 /* The queue of the HTTP loop, against a server that takes connections and says
  * nothing. */
-#include "store/open.h"
+#include "foliofs/store.h"
 
 #include "aio/pool.h"
 #include "base/clock.h"

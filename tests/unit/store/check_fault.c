@@ -1,5 +1,5 @@
 #include "store/fault.h"
-#include "store/open.h"
+#include "foliofs/store.h"
 
 #include "aio/pool.h"
 #include "base/clock.h"

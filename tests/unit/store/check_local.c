@@ -1,5 +1,5 @@
 /* The stores on this machine: memory and directory, and what all stores share. */
-#include "store/open.h"
+#include "foliofs/store.h"
 #include "store/types.h"
 
 #include "aio/file.h"

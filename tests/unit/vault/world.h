@@ -7,7 +7,7 @@
 #include "base/random.h"
 #include "codec/codec.h"
 #include "store/fault.h"
-#include "store/open.h"
+#include "foliofs/store.h"
 #include "suite.h"
 #include "vault/pack.h"
 
