@@ -191,6 +191,9 @@ static void rebased_take(struct nf_vault *v, struct rebased *rb, const struct nf
 	e->inodes = rb->a.inodes;
 	e->bytes = rb->a.bytes;
 	v->conflicts += rb->a.conflicts;
+	/* A conflict copy is made of what its author saw: blocks of the epoch below may be in it. */
+	if (rb->a.conflicts && rb->a.base_layer && v->frozen)
+		e->min_segment = NF_MIN(e->min_segment, v->frozen->min_segment);
 	if (e->sent)
 		return;
 	nf_buf_deinit(&e->ops);
@@ -333,24 +336,34 @@ static void take_items(struct nf_vault *v)
 	}
 }
 
-/* Open files that are gone in the new state live on by the old one. Before the exchange. */
-static int keep_removed(struct nf_vault *v, const struct nf_view *now, struct nf_want *w)
+/* Which files are gone in the new state. NF_TREE_WANT possible: nothing is lost by calling again. */
+static int find_removed(struct nf_vault *v, const struct nf_view *now, struct nf_want *w)
 {
 	for (struct nf_avl_node *n = nf_avl_first(&v->vnodes); n; n = nf_avl_next(n)) {
 		struct nf_vnode *vn = nf_container_of(n, struct nf_vnode, node);
 		struct nf_key key = nf_key_inode(vn->ino);
 		struct nf_val val = { 0 };
+		vn->removed = false;
 		if (vn->orphan || vn->dying)
 			continue;
 		int r = nf_view_lookup(now, &key, w, &val);
 		nf_val_deinit(&val);
 		if (r < 0 || r == NF_TREE_WANT)
 			return r;
-		if (r == NF_TREE_NONE) {
-			r = nf_vnode_orphan(vn, w);
-			if (r < 0)
-				return r;
-		}
+		vn->removed = r == NF_TREE_NONE;
+	}
+	return 0;
+}
+
+/* They live on by the old state while they are open.  Before the exchange, when nothing else can fail but memory. */
+static int keep_removed(struct nf_vault *v)
+{
+	for (struct nf_avl_node *n = nf_avl_first(&v->vnodes); n; n = nf_avl_next(n)) {
+		struct nf_vnode *vn = nf_container_of(n, struct nf_vnode, node);
+		struct nf_want w = NF_WANT_INIT;
+		int r = vn->removed && !vn->orphan && !vn->dying ? nf_vnode_orphan(vn, &w) : 0;
+		if (r < 0)
+			return r;
 	}
 	return 0;
 }
@@ -365,9 +378,12 @@ static void tell_library(struct nf_vault *v, const uint64_t *inos, size_t nr)
 		struct nf_inode_item item;
 		nf_lock_take(&v->ns);
 		struct nf_vnode *vn = nf_vnode_find(v, inos[i]);
-		if (vn && !vn->dying && !vn->orphan &&
-		    nf_vault_inode(v, inos[i], &w, &val, &item) == 0)
-			nf_invalidate(&vn->ic, 0, UINT64_MAX, item.size_bytes, item.size_bytes);
+		if (vn && !vn->dying && !vn->orphan) {
+			/* The item is in a layer or with the file: the tree, which may want a node, is not asked. */
+			struct nf_apply a = nf_vault_apply(v, v->current, false);
+			if (nf_apply_inode(&a, inos[i], &w, &val, &item) == 0)
+				nf_invalidate(&vn->ic, 0, UINT64_MAX, item.size_bytes, item.size_bytes);
+		}
 		nf_lock_drop(&v->ns);
 		nf_val_deinit(&val);
 		nf_want_deinit(&w);
@@ -546,13 +562,15 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 		if (r == 0)
 			r = refresh_files(v, leaf, &w);
 		if (r == 0 && !same_view)
-			r = keep_removed(v, &now, &w);
+			r = find_removed(v, &now, &w);
 		bool again = r == 0 && nr && round < ROUNDS_MAX && any_holds(v, inos, nr);
 		if (r == 0 && !again && nf_old_versions_any(v, inos, nr) &&
 		    nf_cond_wait_until(&v->changed, &v->ns, told_until))
 			continue;
 		if (r == 0 && !again) {
-			r = nf_old_versions_keep(v, inos, nr);
+			r = same_view ? 0 : keep_removed(v);
+			if (r == 0)
+				r = nf_old_versions_keep(v, inos, nr);
 			break;
 		}
 		nf_lock_drop(&v->ns);

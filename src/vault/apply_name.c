@@ -251,10 +251,15 @@ static int rename_exchange(struct nf_txn *t, const struct nf_op *op, uint64_t pa
 		r = nf_txn_inode(t, b, &vb, &ib);
 	if (r == NF_TREE_NONE)
 		r = nf_fail(-NF_E_TREE_BAD);
-	if (r == 0 && S_ISDIR(ia.mode) && is_above(t, a, parent) == 1)
+	if (r == 0 && S_ISDIR(ia.mode))
+		r = is_above(t, a, parent);
+	if (r == 0 && S_ISDIR(ib.mode))
+		r = is_above(t, b, op->parent);
+	if (r == 1) {
+		t->a->conflicts++;
+		r = 0;
 		goto out;
-	if (r == 0 && S_ISDIR(ib.mode) && is_above(t, b, op->parent) == 1)
-		goto out;
+	}
 	if (r == 0)
 		r = nf_txn_unlink(t, op->parent, op->name, op->name_len, a, ia.mode, op->time);
 	if (r == 0)

@@ -170,7 +170,7 @@ static int set_size(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	run->io = (struct nf_io){ .ic = &run->vn->ic, .len_bytes = c->attr.size_bytes };
 	run->start = start_truncate;
 	if (c->attr.size_bytes > NF_INLINE_MAX && nf_unline_needed(run->vn, 0, 0))
-		nf_unline(run, start_truncate);
+		return nf_unline(run, start_truncate, truncated);
 	return NF_CALL_PENDING;
 }
 

@@ -250,9 +250,11 @@ static void unlined(struct nf_io *io)
 	struct nf_run *run = io->ctx;
 	struct unline *u = run->buf;
 
+	int error = io->error;
 	*io = u->then;
-	if (u->read_error < 0 && io->done) {
-		io->error = u->read_error;
+	if (error < 0) {
+		/* Going on would lose the bytes: what follows stands beside them as blocks. */
+		io->error = error;
 		io->done(io);
 		return;
 	}
@@ -265,7 +267,6 @@ static void unline_read(struct nf_io *io)
 	struct unline *u = run->buf;
 	size_t len = 0;
 
-	u->read_error = io->error;
 	for (int i = 0; io->error == 0 && i < io->nr_out_iov; i++) {
 		size_t n = NF_MIN(io->out_iov[i].iov_len, sizeof u->bytes - len);
 		memcpy(u->bytes + len, io->out_iov[i].iov_base, n);
@@ -276,7 +277,7 @@ static void unline_read(struct nf_io *io)
 		nf_read_end(io);
 	run->iov[1] = (struct iovec){ u->bytes, len };
 	*io = (struct nf_io){ .ic = &run->vn->ic, .iov = &run->iov[1], .nr_iov = 1, .len_bytes = len,
-			      .done = unlined, .ctx = run };
+			      .error = error, .done = unlined, .ctx = run };
 	nf_count(NF_C_UNLINE_BYTES, len);
 	if (error < 0 || len == 0)
 		unlined(io);
@@ -300,18 +301,19 @@ bool nf_unline_needed(const struct nf_vnode *vn, uint64_t pos_bytes, uint64_t en
 	return size > 0 && size <= NF_INLINE_MAX && !(pos_bytes == 0 && end_bytes >= size);
 }
 
-void nf_unline(struct nf_run *run, void (*go)(struct nf_run *run))
+int nf_unline(struct nf_run *run, void (*go)(struct nf_run *run), void (*done)(struct nf_io *io))
 {
 	struct unline *u = calloc(1, sizeof *u);
 
-	if (!u) {
-		/* As it was: the data is written without it; the flush says what is wrong. */
-		run->start = go;
-		return;
-	}
+	if (!u)
+		return nf_fail(-ENOMEM);
 	u->go = go;
+	free(run->buf);
 	run->buf = u;
+	run->io.done = done;
+	run->io.ctx = run;
 	run->start = start_unline;
+	return NF_CALL_PENDING;
 }
 
 int nf_do_write(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
@@ -351,7 +353,7 @@ int nf_do_write(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 				  .flags = flags, .iov = run->iov, .nr_iov = 1 };
 	run->start = flags & NF_IO_DSYNC ? start_write_sync : start_write;
 	if (c->offset + c->size > NF_INLINE_MAX && nf_unline_needed(vn, c->offset, c->offset + c->size))
-		nf_unline(run, run->start);
+		return nf_unline(run, run->start, flags & NF_IO_DSYNC ? written_sync : written);
 	return NF_CALL_PENDING;
 }
 
@@ -463,7 +465,7 @@ int nf_do_fallocate(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	run->start = start_fallocate;
 	if (!(c->mode & FALLOC_FL_KEEP_SIZE) && c->offset + c->size > NF_INLINE_MAX &&
 	    nf_unline_needed(vn, 1, 0))
-		nf_unline(run, start_fallocate);
+		return nf_unline(run, start_fallocate, written);
 	return NF_CALL_PENDING;
 }
 

@@ -39,12 +39,12 @@ int nf_vnode_log_times(struct nf_vnode *vn, struct nf_want *w) NF_REQUIRES(vn->v
 struct unline {
 	struct nf_io then; /* what goes on afterwards */
 	void (*go)(struct nf_run *run);
-	int read_error;
 	uint8_t bytes[NF_INLINE_MAX];
 };
 bool nf_unline_needed(const struct nf_vnode *vn, uint64_t pos_bytes, uint64_t end_bytes);
-/* Sets run->start so that GO runs (with run->io as it is now) when that is done. Uses run->buf. */
-void nf_unline(struct nf_run *run, void (*go)(struct nf_run *run));
+/* Sets run->start so that GO runs (with run->io as it is now) when that is done; if it fails DONE gets the error instead.
+ * Uses run->buf. NF_CALL_PENDING or -ENOMEM. */
+int nf_unline(struct nf_run *run, void (*go)(struct nf_run *run), void (*done)(struct nf_io *io));
 
 /* A WRITE of whole pages from the kernel's cache; a handler's result. */
 int nf_mapped_write(struct nf_run *run, struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);

@@ -75,10 +75,14 @@ static const void *base_item(void *ctx, uint64_t ino, size_t *len)
 struct nf_apply nf_vault_apply(struct nf_vault *v, struct nf_epoch *e, bool frozen)
 {
 	struct nf_apply a = {
-		.view = nf_vault_view(v), .layer = e->layer, .ring = v->ring,
-		.dot = { v->writer, e->seq }, .host = v->host, .base_root = e->base_root,
-		.base_inode = base_item, .base_inode_ctx = v,
+		.view = nf_vault_view(v), .ring = v->ring, .host = v->host, .base_inode = base_item,
+		.base_inode_ctx = v,
 	};
+	if (!e)
+		return a;
+	a.layer = e->layer;
+	a.dot = (struct nf_stamp){ v->writer, e->seq };
+	a.base_root = e->base_root;
 	if (frozen) {
 		a.view.layers[0] = e->layer;
 		a.view.layers[1] = NULL;

@@ -251,7 +251,9 @@ static void go_on(struct nf_run *run)
 		if (upto > NF_INLINE_MAX && nf_unline_needed(run->vn, pos, upto)) {
 			/* Somebody else made it that short.  It may end without write_run(). */
 			atomic_store(&m->turn, RETURNED);
-			nf_unline(run, write_run);
+			error = nf_unline(run, write_run, run_written);
+			if (error < 0)
+				break;
 			void (*start)(struct nf_run *) = run->start;
 			run->start = NULL;
 			start(run);

@@ -288,13 +288,27 @@ int nf_recover_record(void *ctx, struct nf_journal *j, uint64_t segment, char ki
 
 /* --- replaying -------------------------------------------------------------------------------------- */
 
-/* Greatest counter that an operation shows to be used. */
-static void note_counters(struct nf_vault *v, const struct nf_op *op)
+/* The counter is beyond what D uses: conflict copies made while it is replayed need numbers of their own. */
+static int note_counters(struct nf_vault *v, const struct nf_recovered_dot *d)
 {
-	uint64_t mask = (UINT64_C(1) << 40) - 1;
+	const uint64_t mask = (UINT64_C(1) << 40) - 1;
+	uint64_t nr_ops = 0;
 
-	if (op->kind == NF_OP_CREATE && op->ino >> 40 == v->writer)
-		v->next_counter = NF_MAX(v->next_counter, (op->ino & mask) + 1);
+	for (size_t i = 0; i < d->nr; i++) {
+		struct nf_rd rd = nf_rd_of(d->rec[i].ops, d->rec[i].len);
+		while (nf_rd_left(&rd)) {
+			struct nf_op op;
+			int r = nf_op_decode(&rd, NULL, &op);
+			if (r < 0)
+				return nf_fail(r);
+			nr_ops++;
+			if (op.kind == NF_OP_CREATE && op.ino >> 40 == v->writer)
+				v->next_counter = NF_MAX(v->next_counter, (op.ino & mask) + 1);
+		}
+	}
+	if (d->sent)
+		v->next_counter = NF_MAX(v->next_counter, (d->first_spare & mask) + nr_ops);
+	return 0;
 }
 
 /* The layer of D on the base it was made on, for the dot after it. */
@@ -336,38 +350,32 @@ static int keep_ops(struct nf_epoch *e, const struct nf_recovered_record *rec)
 	return nf_buf_error(&e->ops);
 }
 
-static int replay_record(struct nf_vault *v, struct nf_epoch *e, bool below_frozen, const struct nf_layer *before,
-			 const struct nf_recovered_record *rec)
+/* All records of D with one struct nf_apply: a conflict met in one concerns the operations of the next ones. */
+static int replay_records(struct nf_vault *v, struct nf_epoch *e, const struct nf_recovered_dot *d, bool below_frozen,
+			  const struct nf_layer *before)
 {
-	struct nf_rd rd = nf_rd_of(rec->ops, rec->len);
 	struct nf_apply a = {
 		.view = { .nodes = v->nodes, .base = v->base.root, .layers = { e->layer } },
 		.layer = e->layer, .ring = v->ring, .dot = { v->writer, e->seq }, .host = v->host,
-		.base_root = rec->base_root, .base_layer = before, .out = e->sent ? NULL : &e->ops,
+		.base_layer = before, .out = e->sent ? NULL : &e->ops,
+		.first_spare = e->sent ? e->first_spare : (uint64_t)v->writer << 40 | v->next_counter,
 	};
 	int r = 0;
 
 	if (below_frozen)
 		a.view.layers[1] = v->frozen->layer;
-	while (nf_rd_left(&rd)) {
-		struct nf_op op;
-		r = nf_op_decode(&rd, NULL, &op);
-		if (r < 0)
-			break;
-		note_counters(v, &op);
+	for (size_t i = 0; r == 0 && i < d->nr; i++) {
+		a.base_root = d->rec[i].base_root;
+		if (e->sent)
+			r = keep_ops(e, &d->rec[i]);
+		if (r == 0)
+			r = nf_replay(v, &a, d->rec[i].ops, d->rec[i].len, NULL);
 	}
-	a.first_spare = e->sent ? e->first_spare + e->nr_spared : (uint64_t)v->writer << 40 | v->next_counter;
-	if (r == 0 && e->sent)
-		r = keep_ops(e, rec);
-	if (r == 0)
-		r = nf_replay(v, &a, rec->ops, rec->len, NULL);
-	if (e->sent)
-		e->nr_spared += a.nr_spared;
-	else
+	if (!e->sent)
 		v->next_counter += a.nr_spared;
 	e->nr_ops += a.nr_out;
-	e->inodes += a.inodes;
-	e->bytes += a.bytes;
+	e->inodes = a.inodes;
+	e->bytes = a.bytes;
 	v->conflicts += a.conflicts;
 	nf_apply_deinit(&a);
 	return r;
@@ -393,8 +401,8 @@ static int replay_dot(struct nf_vault *v, const struct nf_recovered_dot *d, cons
 	if (before && before->nr && d->nr && memcmp(&d->rec[0].base_root, &v->base.root, sizeof v->base.root) &&
 	    !memcmp(&d->rec[0].base_root, &before->rec[0].base_root, sizeof v->base.root))
 		r = layer_before(v, before, &below);
-	for (size_t i = 0; r == 0 && i < d->nr; i++)
-		r = replay_record(v, e, !frozen && v->frozen, below, &d->rec[i]);
+	if (r == 0)
+		r = replay_records(v, e, d, !frozen && v->frozen, below);
 	nf_layer_free(below);
 	if (r < 0) {
 		nf_epoch_free(e);
@@ -421,9 +429,12 @@ int nf_recover_replay(struct nf_vault *v, struct nf_recovered *rc)
 		*lo = *hi;
 		*hi = t;
 	}
-	if (lo->seq && !hi->seq && !lo->sent)
+	r = note_counters(v, lo);
+	if (r == 0)
+		r = note_counters(v, hi);
+	if (r == 0 && lo->seq && !hi->seq && !lo->sent)
 		return replay_dot(v, lo, &rc->before, false, &v->current);
-	if (lo->seq)
+	if (r == 0 && lo->seq)
 		r = replay_dot(v, lo, &rc->before, true, &v->frozen);
 	if (r == 0 && hi->seq)
 		r = replay_dot(v, hi, lo, false, &v->current);

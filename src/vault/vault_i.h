@@ -68,7 +68,6 @@ struct nf_epoch {
 	bool sent;                /* n  a head with this dot may be on the store: the delta is fixed */
 	struct nf_ref delta;      /* n  once it is on the store */
 	uint64_t first_spare;     /* n  of the delta, once encoded */
-	uint64_t nr_spared;       /* n  of them, used while the journal was replayed */
 	struct nf_vector_entry dot; /* n  valid once `delta` is */
 };
 
@@ -99,6 +98,7 @@ struct nf_vnode {
 	bool dying;              /* n  deinit under way */
 	bool pending_times;      /* n  mtime below is newer than the item's */
 	bool orphan;             /* n  no name: orphan_layer is its state */
+	bool removed;            /* n  gone in the base being taken over */
 	bool nameless;           /* n  an orphan that may still get a name (O_TMPFILE) */
 	uint64_t cut_group;      /* n  last group of the frozen epoch; 0: none */
 	int failed;              /* n  a group that could not be logged: every later fsync says so */
@@ -227,6 +227,7 @@ int nf_vault_do_data(struct nf_vault *v, struct nf_vnode *vn, const struct nf_op
 	NF_REQUIRES(v->ns);
 /* A fresh inode number. */
 uint64_t nf_vault_new_ino(struct nf_vault *v) NF_REQUIRES(v->ns);
+/* E NULL (a read-only vault): for nf_apply_inode() only. */
 struct nf_apply nf_vault_apply(struct nf_vault *v, struct nf_epoch *e, bool frozen) NF_REQUIRES(v->ns);
 /* Appends to the journal what is not there yet, of both epochs. Takes and drops ns. Blocks on the disk. */
 int nf_vault_journal(struct nf_vault *v, bool sync);
