@@ -323,6 +323,22 @@ struct nf_netfs_stats {
 };
 /* Numbers of one moment each, not all of the same.  Any thread. */
 void nf_netfs_stats(struct nf_netfs *lib, struct nf_netfs_stats *out);
+
+enum nf_map_what {
+	NF_MAP_MEMORY,  /* bytes in memory, up to date; clipped to what is asked for */
+	NF_MAP_REGIONS, /* regions that begin in what is asked for */
+};
+struct nf_map_extent {
+	uint64_t start; /* bytes */
+	uint64_t end;
+	uint64_t group; /* REGIONS: 0: none yet */
+	char state;     /* REGIONS: P, R, A, D or F */
+};
+/* Fills OUT with up to NR pieces of the file from FROM on, ascending by start, and says where to go on: *NEXT, UINT64_MAX at
+ * the end.  Returns how many.  Of one moment; takes the inode's lock for a time that grows with NR and with what is in memory. */
+size_t nf_ictx_map(struct nf_ictx *ic, enum nf_map_what what, uint64_t from, struct nf_map_extent *out,
+		   size_t nr, uint64_t *next);
+
 /* Columns of the RFC's /proc/fs/netfs/regions and /requests.  *OUT is malloc'd, the caller's. */
 int nf_netfs_regions_text(struct nf_netfs *lib, char **out);
 int nf_netfs_requests_text(struct nf_netfs *lib, char **out);

@@ -36,13 +36,15 @@ static void regions_of(struct nf_text *t, struct nf_ictx_priv *p)
 	uint64_t ino = p->ic->ino, bb = p->ic->block_bytes;
 
 	nf_list_for_each(rg, &p->pending, struct nf_region, link)
-		nf_region_to_text(t, rg, ino, bb);
+		nf_region_to_text(t, rg, ino, bb, 0);
 	nf_list_for_each(rg, &p->active, struct nf_region, link)
-		nf_region_to_text(t, rg, ino, bb);
-	for (struct nf_region *rg = nf_regions_at(&p->flushing, 0); rg; rg = nf_regions_next(rg))
-		nf_region_to_text(t, rg, ino, bb);
+		nf_region_to_text(t, rg, ino, bb, 0);
+	for (struct nf_region *rg = nf_regions_at(&p->flushing, 0); rg; rg = nf_regions_next(rg)) {
+		const struct nf_claim *cl = nf_claim_at_locked(p, rg->start / bb);
+		nf_region_to_text(t, rg, ino, bb, cl ? cl->wreq->id : 0);
+	}
 	for (struct nf_region *rg = nf_regions_at(&p->dirty, 0); rg; rg = nf_regions_next(rg))
-		nf_region_to_text(t, rg, ino, bb);
+		nf_region_to_text(t, rg, ino, bb, 0);
 }
 
 static void requests_of(struct nf_text *t, struct nf_ictx_priv *p)

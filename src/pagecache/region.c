@@ -317,17 +317,19 @@ const char *nf_region_type_name(enum nf_region_type type) { return type_names[ty
 char nf_region_state_letter(enum nf_region_state state) { return states[state].letter; }
 
 const char nf_region_text_header[] =
-	"REGION   GROUP  TYPE S SEQ      INODE            DIRTY, BOUNDS, RESV\n";
+	"REGION   GROUP  TYPE S FL SEQ      AGE_MS   REQUEST  INODE            DIRTY, BOUNDS, RESV\n";
 
 void nf_region_to_text(struct nf_text *t, const struct nf_region *rg, uint64_t ino,
-		       uint64_t block_bytes)
+		       uint64_t block_bytes, uint32_t request)
 {
+	unsigned flags = (nf_region_is_zero(rg) ? 1 : 0) | (nf_region_is_exclusive(rg) ? 2 : 0) | (rg->priv ? 4 : 0);
+
 	nf_textf(t,
-		 "%08x %-6" PRIu64 " %s %c %-8" PRIu64 " %-16" PRIx64 " %" PRIx64 "-%" PRIx64
+		 "%08x %-6" PRIu64 " %s %c %02x %-8" PRIu64 " %-8" PRIu64 " %08x %-16" PRIx64 " %" PRIx64 "-%" PRIx64
 		 " %" PRIx64 "-%" PRIx64 " %" PRIx64 "-%" PRIx64 "\n",
 		 rg->id, rg->group ? rg->group->number : 0, type_names[rg->type],
-		 states[rg->state].letter, rg->seq, ino, rg->start, rg->end,
-		 down(rg->start, block_bytes), up(rg->end, block_bytes), rg->reserved_start,
+		 states[rg->state].letter, flags, rg->seq, (nf_clock_ns() - rg->since_ns) / NF_NS_PER_MS, request, ino,
+		 rg->start, rg->end, down(rg->start, block_bytes), up(rg->end, block_bytes), rg->reserved_start,
 		 rg->reserved_end);
 }
 

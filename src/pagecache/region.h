@@ -142,9 +142,10 @@ void nf_regions_redirty(struct nf_regions *rs, struct nf_region *rg, struct nf_l
 
 const char *nf_region_type_name(enum nf_region_type type);
 char nf_region_state_letter(enum nf_region_state state);
-/* One line as /proc/fs/netfs/regions has it. */
+/* One line as /proc/fs/netfs/regions has it.  REQUEST: that stores it; 0: none.  FL: 1 zeros, 2 keeps others out of its
+ * bounds, 4 has private state of the filesystem's. */
 void nf_region_to_text(struct nf_text *t, const struct nf_region *rg, uint64_t ino,
-		       uint64_t block_bytes);
+		       uint64_t block_bytes, uint32_t request);
 extern const char nf_region_text_header[];
 /* Asserts order, disjointness, sums and that all are in STATE. */
 void nf_regions_check(const struct nf_regions *rs, enum nf_region_state state);

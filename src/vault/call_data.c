@@ -554,11 +554,3 @@ int nf_do_lseek(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	c->offset = NF_MIN(c->offset, size);
 	return 0;
 }
-
-int nf_do_ioctl(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
-{
-	(void)v;
-	(void)c;
-	(void)w;
-	return -ENOTTY;
-}
