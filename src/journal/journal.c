@@ -3,7 +3,7 @@
  *   append:  turn -> seal -> write -> written grows -> turn given up
  *   sync:    len = written; fdatasync; durable = len         (beside an append)
  *            who comes meanwhile waits, and one of them runs the next for all
- *   rotate:  turn -> fdatasync the old -> make the new -> it is the last
+ *   rotate:  turn -> fdatasync the old -> make the new -> it is the last; also where an append finds it full
  *
  * Threads: no own; any caller may do any of these.  The lock is never held across
  * I/O: the turn keeps appenders apart, `syncing` keeps two fdatasyncs apart. */
@@ -73,6 +73,7 @@ int nf_journal_open(const struct nf_journal_options *o, struct nf_journal **out)
 	j->files = o->files;
 	j->seal = o->seal;
 	j->seal_ctx = o->seal_ctx;
+	j->segment_bytes = o->segment_bytes ? o->segment_bytes : NF_JOURNAL_SEGMENT_BYTES;
 	j->dir = strdup(o->dir);
 	if (!j->dir)
 		return nf_fail(-ENOMEM);
@@ -113,61 +114,6 @@ static uint64_t durable_bytes(struct nf_journal *j, const struct nf_segment *s)
 	uint64_t n = s->durable_bytes;
 	nf_lock_drop(&j->lock);
 	return n;
-}
-
-int nf_journal_data(struct nf_journal *j, const struct iovec *iov, int nr,
-		    struct nf_journal_pos *pos)
-{
-	struct nf_segment *s;
-	int r = turn_begin(j, &s);
-
-	if (r < 0)
-		return r;
-	/* Only the turn's holder changes written_bytes. */
-	struct nf_journal_pos at = { .segment = s->number,
-				     .offset_bytes = s->written_bytes + NF_FRAME_HEADER };
-	r = nf_segment_append(j, s, 'D', iov, nr, durable_bytes(j, s));
-	turn_end(j);
-	if (r == 0)
-		*pos = at;
-	return r;
-}
-
-static int seal_and_append(struct nf_journal *j, struct nf_segment *s, char kind, const void *plain,
-			   size_t len)
-{
-	uint8_t tag[NF_JOURNAL_TAG];
-	struct iovec iov = { .iov_len = len + j->seal->overhead };
-
-	j->sealed.len = 0;
-	if (!nf_buf_reserve(&j->sealed, iov.iov_len + 1)) {
-		j->sealed.failed = false;
-		return nf_fail(-ENOMEM);
-	}
-	iov.iov_base = j->sealed.p;
-	int r = j->seal->seal(j->seal_ctx, j->chain, s->number, s->next_frame, kind, plain, len,
-			      j->sealed.p, tag);
-	if (r == 0)
-		r = nf_segment_append(j, s, kind, &iov, 1, durable_bytes(j, s));
-	if (r == 0)
-		memcpy(j->chain, tag, sizeof tag);
-	return nf_fail(r);
-}
-
-int nf_journal_record(struct nf_journal *j, char kind, const void *plain, size_t len)
-{
-	struct nf_segment *s;
-
-	if ((kind != 'O' && kind != 'M') || len > NF_JOURNAL_FRAME_MAX - j->seal->overhead)
-		return nf_fail(-EINVAL);
-	int r = turn_begin(j, &s);
-	if (r < 0)
-		return r;
-	r = seal_and_append(j, s, kind, plain, len);
-	turn_end(j);
-	if (r == 0)
-		nf_count(NF_C_JOURNAL_RECORDS, 1);
-	return r;
 }
 
 /* The segment, kept open until put. */
@@ -237,14 +183,6 @@ static int sync_locked(struct nf_journal *j) NF_REQUIRES(j->lock)
 	}
 }
 
-int nf_journal_sync(struct nf_journal *j)
-{
-	nf_lock_take(&j->lock);
-	int r = sync_locked(j);
-	nf_lock_drop(&j->lock);
-	return nf_fail(r);
-}
-
 static int rotate_in_turn(struct nf_journal *j, uint64_t *number)
 {
 	struct nf_segment *s;
@@ -262,6 +200,94 @@ static int rotate_in_turn(struct nf_journal *j, uint64_t *number)
 	nf_lock_drop(&j->lock);
 	*number = next;
 	return 0;
+}
+
+/* What LEN bytes are appended to: the newest segment, or a new one where that is full.  In the turn. */
+static int segment_for(struct nf_journal *j, size_t len, struct nf_segment **s)
+{
+	uint64_t number;
+
+	if ((*s)->next_frame <= 1 || (*s)->written_bytes + nf_frame_size(len) <= j->segment_bytes)
+		return 0;
+	int r = rotate_in_turn(j, &number);
+	if (r < 0)
+		return r;
+	nf_lock_take(&j->lock);
+	*s = newest_locked(j);
+	nf_lock_drop(&j->lock);
+	return 0;
+}
+
+int nf_journal_data(struct nf_journal *j, const struct iovec *iov, int nr,
+		    struct nf_journal_pos *pos)
+{
+	struct nf_segment *s;
+	struct nf_journal_pos at = { 0 };
+	size_t len = 0;
+	int r = turn_begin(j, &s);
+
+	if (r < 0)
+		return r;
+	for (int i = 0; i < nr; i++)
+		len += NF_MIN(iov[i].iov_len, NF_JOURNAL_FRAME_MAX - len);
+	r = segment_for(j, len, &s);
+	if (r == 0) {
+		/* Only the turn's holder changes written_bytes. */
+		at.segment = s->number;
+		at.offset_bytes = s->written_bytes + NF_FRAME_HEADER;
+		r = nf_segment_append(j, s, 'D', iov, nr, durable_bytes(j, s));
+	}
+	turn_end(j);
+	if (r == 0)
+		*pos = at;
+	return r;
+}
+
+static int seal_and_append(struct nf_journal *j, struct nf_segment *s, char kind, const void *plain,
+			   size_t len)
+{
+	uint8_t tag[NF_JOURNAL_TAG];
+	struct iovec iov = { .iov_len = len + j->seal->overhead };
+
+	j->sealed.len = 0;
+	if (!nf_buf_reserve(&j->sealed, iov.iov_len + 1)) {
+		j->sealed.failed = false;
+		return nf_fail(-ENOMEM);
+	}
+	iov.iov_base = j->sealed.p;
+	int r = j->seal->seal(j->seal_ctx, j->chain, s->number, s->next_frame, kind, plain, len,
+			      j->sealed.p, tag);
+	if (r == 0)
+		r = nf_segment_append(j, s, kind, &iov, 1, durable_bytes(j, s));
+	if (r == 0)
+		memcpy(j->chain, tag, sizeof tag);
+	return nf_fail(r);
+}
+
+int nf_journal_record(struct nf_journal *j, char kind, const void *plain, size_t len)
+{
+	struct nf_segment *s;
+
+	if ((kind != 'O' && kind != 'M') || len > NF_JOURNAL_FRAME_MAX - j->seal->overhead)
+		return nf_fail(-EINVAL);
+	int r = turn_begin(j, &s);
+	if (r < 0)
+		return r;
+	r = segment_for(j, len + j->seal->overhead, &s);
+	if (r == 0)
+		r = seal_and_append(j, s, kind, plain, len);
+	turn_end(j);
+	if (r == 0)
+		nf_count(NF_C_JOURNAL_RECORDS, 1);
+	return r;
+}
+
+int nf_journal_sync(struct nf_journal *j)
+{
+	nf_lock_take(&j->lock);
+	int r = sync_locked(j);
+	nf_lock_drop(&j->lock);
+	return nf_fail(r);
 }
 
 int nf_journal_rotate(struct nf_journal *j, uint64_t *number)

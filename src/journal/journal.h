@@ -41,6 +41,8 @@
 enum {
 	NF_JOURNAL_FRAME_MAX = 16 << 20,
 	NF_JOURNAL_TAG = 16,
+	/* A segment is ended when a frame would make it longer (a single frame may be): positions fit in 32 bits. */
+	NF_JOURNAL_SEGMENT_BYTES = 512 << 20,
 	NF_JOURNAL_CUT = 1, /* what replay may return */
 };
 
@@ -80,6 +82,7 @@ struct nf_journal_options {
 	int (*replay)(void *ctx, struct nf_journal *j, uint64_t segment, char kind, const void *plain, size_t len,
 		      uint64_t unsynced_from_bytes);
 	void *replay_ctx;
+	uint64_t segment_bytes; /* [Optional] instead of NF_JOURNAL_SEGMENT_BYTES */
 };
 
 /* Opens DIR (made if missing), replays, cuts the torn tail, and starts a new

@@ -41,7 +41,6 @@ enum {
 	NF_DEFAULT_BLOCK_SHIFT = 14, /* docs/internals/figures.md */
 	NF_VNODES_CLOSED_MAX = 512,   /* closed, clean files whose memory is kept */
 	NF_XATTR_INLINE_MAX = 4096,
-	NF_SEGMENT_BYTES = 512 << 20, /* a journal segment is ended at this size */
 	NF_JOURNAL_RECORD_BYTES = 1 << 20,
 };
 

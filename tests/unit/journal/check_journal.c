@@ -114,6 +114,45 @@ START_TEST(records_come_back_in_order_and_data_at_its_place)
 }
 END_TEST
 
+START_TEST(a_segment_that_is_full_is_followed_by_another)
+{
+	enum { FULL = 1000, N = 40 };
+	struct nf_crash *d = disk();
+	static struct seen s;
+	struct nf_journal_options o = { .dir = "/j", .files = nf_crash_ops(d), .seal = &fake_seal_ops,
+					.replay = replay, .replay_ctx = &s, .segment_bytes = FULL };
+	struct nf_journal *j = NULL;
+	struct nf_journal_pos pos[N];
+	char text[300], got[300];
+
+	memset(&s, 0, sizeof s);
+	ck_assert_int_eq(nf_journal_open(&o, &j), 0);
+	for (int i = 0; i < N; i++) {
+		memset(text, 'a' + i % 26, sizeof text);
+		pos[i] = put_data(j, text, sizeof text);
+		ck_assert_int_eq(nf_journal_record(j, 'O', text, 20), 0);
+		ck_assert_uint_le(pos[i].offset_bytes + sizeof text, FULL);
+	}
+	ck_assert_uint_gt(pos[N - 1].segment, 10);
+	/* Longer than a segment: one of its own. */
+	static const char big[5000];
+	struct nf_journal_pos alone = put_data(j, big, sizeof big);
+	ck_assert_uint_gt(alone.segment, pos[N - 1].segment);
+	ck_assert_uint_lt(alone.offset_bytes, FULL);
+	nf_journal_close(j);
+	memset(&s, 0, sizeof s);
+	ck_assert_int_eq(nf_journal_open(&o, &j), 0);
+	ck_assert_int_eq(s.nr, N);
+	for (int i = 0; i < N; i++) {
+		memset(text, 'a' + i % 26, sizeof text);
+		ck_assert_int_eq(nf_journal_read(j, pos[i], got, sizeof got), 0);
+		ck_assert_mem_eq(got, text, sizeof got);
+	}
+	nf_journal_close(j);
+	nf_crash_free(d);
+}
+END_TEST
+
 START_TEST(what_is_no_frame_of_ours_is_refused)
 {
 	struct nf_crash *d = disk();
@@ -402,6 +441,7 @@ static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "journal", 60);
 	tcase_add_test(tc, records_come_back_in_order_and_data_at_its_place);
+	tcase_add_test(tc, a_segment_that_is_full_is_followed_by_another);
 	tcase_add_test(tc, what_is_no_frame_of_ours_is_refused);
 	tcase_add_test(tc, a_full_disk_leaves_the_journal_as_it_was);
 	tcase_add_test(tc, after_a_failed_sync_every_call_says_so);
