@@ -219,6 +219,11 @@ int nf_vault_do_data(struct nf_vault *v, struct nf_vnode *vn, const struct nf_op
 
 /* --- journal ------------------------------------------------------------------------ */
 
+static bool has_news(const struct nf_epoch *e)
+{
+	return e && (e->journaled_bytes < e->ops.len || e->reset || e->new_base);
+}
+
 /* Takes what E has that the journal does not, or the first part of it: an encoded record in *B. */
 static int record_of(struct nf_epoch *e, struct nf_buf *b, size_t *upto)
 {
@@ -228,27 +233,27 @@ static int record_of(struct nf_epoch *e, struct nf_buf *b, size_t *upto)
 	int r = 0;
 
 	*upto = from;
-	if (from == e->ops.len && !e->reset && !e->new_base)
-		return 0;
 	while (r == 0 && nf_rd_left(&rd) && *upto - from < NF_JOURNAL_RECORD_BYTES) {
 		r = nf_op_decode(&rd, NULL, &op);
 		*upto = (size_t)(rd.p - e->ops.p);
 	}
 	if (r < 0)
 		return nf_fail(r);
-	return nf_journal_encode_ops(b, e->seq, &e->base_root, e->reset, e->new_base, e->ops.p + from,
-				     *upto - from);
+	unsigned flags = (e->reset ? NF_JOURNAL_RESET : 0) | (e->new_base ? NF_JOURNAL_NEW_BASE : 0);
+	if ((e->reset || e->resetting) && *upto < e->ops.len)
+		flags |= NF_JOURNAL_UNFINISHED;
+	return nf_journal_encode_ops(b, e->seq, &e->base_root, flags, e->ops.p + from, *upto - from);
 }
 
-/* One record. 1: there is more. */
-static int journal_some(struct nf_vault *v, bool frozen)
+/* One record. 1: there may be more.  What the frozen epoch has goes first, whenever it came: an operation of the
+ * current one may rest on it, as a rename rests on the data of the file. */
+static int journal_some(struct nf_vault *v)
 {
 	struct nf_buf b = NF_BUF_INIT;
 	size_t upto = 0;
-	bool more = false;
 
 	nf_lock_take(&v->ns);
-	struct nf_epoch *e = frozen ? v->frozen : v->current;
+	struct nf_epoch *e = has_news(v->frozen) ? v->frozen : has_news(v->current) ? v->current : NULL;
 	uint64_t seq = e ? e->seq : 0;
 	int r = e ? record_of(e, &b, &upto) : 0;
 	nf_lock_drop(&v->ns);
@@ -259,22 +264,14 @@ static int journal_some(struct nf_vault *v, bool frozen)
 		/* The cut may have moved it meanwhile. */
 		e = v->frozen && v->frozen->seq == seq ? v->frozen : v->current;
 		if (e && e->seq == seq) {
+			e->resetting = (e->reset || e->resetting) && upto < e->ops.len;
 			e->journaled_bytes = upto;
 			e->reset = e->new_base = false;
-			more = upto < e->ops.len;
 		}
 		nf_lock_drop(&v->ns);
+		r = 1;
 	}
 	nf_buf_deinit(&b);
-	return r < 0 ? r : more;
-}
-
-static int journal_epoch(struct nf_vault *v, bool frozen)
-{
-	int r;
-
-	while ((r = journal_some(v, frozen)) == 1)
-		;
 	return r;
 }
 
@@ -287,9 +284,9 @@ int nf_vault_journal(struct nf_vault *v, bool sync)
 		nf_cond_wait(&v->changed, &v->ns);
 	v->journaling = true;
 	nf_lock_drop(&v->ns);
-	int r = journal_epoch(v, true);
-	if (r == 0)
-		r = journal_epoch(v, false);
+	int r;
+	while ((r = journal_some(v)) == 1)
+		;
 	nf_lock_take(&v->ns);
 	v->journaling = false;
 	nf_cond_broadcast(&v->changed);

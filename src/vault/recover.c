@@ -1,7 +1,7 @@
 /* vault/recover.c - the journal's records, and what is made of them at mount.
  *
  *   'O'  version u8 = 1 | seq u64 | flags u8 (bit 0: forget what came before of this seq; bit 1: what came before counts
- *        from this base root too) | base root [52] | operations
+ *        from this base root too; bit 2: of a new form, not its last record: until that came the old form stays) | base root [52] | operations
  *   'M'  version u8 = 1 | kind u8 = 1 (sent) | seq u64 | delta reference [52] | first spare inode u64
  *
  * Records of dots that the remembered base contains are passed over, but for the last of them: the operations of the
@@ -15,14 +15,14 @@
 
 #include <inttypes.h>
 
-enum { RECORD_VERSION = 1, RESET = 1, NEW_BASE = 2, MARK_SENT = 1 };
+enum { RECORD_VERSION = 1, MARK_SENT = 1 };
 
-int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root, bool reset,
-			  bool new_base, const void *ops, size_t len)
+int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root,
+			  unsigned flags, const void *ops, size_t len)
 {
 	nf_buf_u8(b, RECORD_VERSION);
 	nf_buf_u64(b, seq);
-	nf_buf_u8(b, (uint8_t)((reset ? RESET : 0) | (new_base ? NEW_BASE : 0)));
+	nf_buf_u8(b, (uint8_t)flags);
 	nf_ref_encode(b, base_root);
 	nf_buf_bytes(b, ops, len);
 	return nf_buf_error(b);
@@ -103,11 +103,18 @@ const struct nf_journal_seal_ops nf_vault_journal_seal = {
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
+static void form_clear(struct nf_recovered_form *f)
+{
+	for (size_t k = 0; k < f->nr; k++)
+		free(f->rec[k].ops);
+	free(f->rec);
+	*f = (struct nf_recovered_form){ 0 };
+}
+
 static void dot_clear(struct nf_recovered_dot *d)
 {
-	for (size_t k = 0; k < d->nr; k++)
-		free(d->rec[k].ops);
-	free(d->rec);
+	form_clear(&d->form);
+	form_clear(&d->whole);
 	*d = (struct nf_recovered_dot){ 0 };
 }
 
@@ -234,26 +241,34 @@ static int take_ops(struct nf_recovered *rc, struct nf_journal *j, uint64_t segm
 	struct nf_recovered_dot *d = dot_of(rc, seq);
 	if (!d)
 		return nf_fail(-NF_E_JOURNAL_BAD);
-	if (flags & RESET) {
-		for (size_t k = 0; k < d->nr; k++)
-			free(d->rec[k].ops);
-		d->nr = 0;
+	if (flags & NF_JOURNAL_RESET) {
+		/* Of two new forms one of which was not finished the old one stays until the second is. */
+		if (!d->unfinished)
+			d->whole = d->form;
+		else
+			form_clear(&d->form);
+		d->form = (struct nf_recovered_form){ 0 };
+		d->unfinished = true;
 	}
-	for (size_t k = 0; flags & NEW_BASE && k < d->nr; k++)
-		d->rec[k].base_root = rec.base_root;
+	for (size_t k = 0; flags & NF_JOURNAL_NEW_BASE && k < d->form.nr; k++)
+		d->form.rec[k].base_root = rec.base_root;
+	if (d->unfinished && !(flags & NF_JOURNAL_UNFINISHED)) {
+		d->unfinished = false;
+		form_clear(&d->whole);
+	}
 	if (len == 0)
 		return 0;
 	d->first_segment = NF_MIN(d->first_segment, segment);
-	struct nf_recovered_record *all = realloc(d->rec, (d->nr + 1) * sizeof *all);
+	struct nf_recovered_record *all = realloc(d->form.rec, (d->form.nr + 1) * sizeof *all);
 	if (!all)
 		return nf_fail(-ENOMEM);
-	d->rec = all;
+	d->form.rec = all;
 	rec.ops = malloc(len ? len : 1);
 	if (!rec.ops)
 		return nf_fail(-ENOMEM);
 	memcpy(rec.ops, p, len);
 	rec.len = len;
-	d->rec[d->nr++] = rec;
+	d->form.rec[d->form.nr++] = rec;
 	return 0;
 }
 
@@ -294,8 +309,8 @@ static int note_counters(struct nf_vault *v, const struct nf_recovered_dot *d)
 	const uint64_t mask = (UINT64_C(1) << 40) - 1;
 	uint64_t nr_ops = 0;
 
-	for (size_t i = 0; i < d->nr; i++) {
-		struct nf_rd rd = nf_rd_of(d->rec[i].ops, d->rec[i].len);
+	for (size_t i = 0; i < d->form.nr; i++) {
+		struct nf_rd rd = nf_rd_of(d->form.rec[i].ops, d->form.rec[i].len);
 		while (nf_rd_left(&rd)) {
 			struct nf_op op;
 			int r = nf_op_decode(&rd, NULL, &op);
@@ -317,13 +332,13 @@ static int layer_before(struct nf_vault *v, const struct nf_recovered_dot *d, st
 	struct nf_layer *l;
 	int r = nf_layer_new(&l);
 
-	for (size_t i = 0; r == 0 && i < d->nr; i++) {
+	for (size_t i = 0; r == 0 && i < d->form.nr; i++) {
 		struct nf_apply a = {
-			.view = { .nodes = v->nodes, .base = d->rec[i].base_root, .layers = { l } },
+			.view = { .nodes = v->nodes, .base = d->form.rec[i].base_root, .layers = { l } },
 			.layer = l, .ring = v->ring, .dot = { v->writer, d->seq }, .host = v->host,
-			.base_root = d->rec[i].base_root, .first_spare = (uint64_t)v->writer << 40 | v->next_counter,
+			.base_root = d->form.rec[i].base_root, .first_spare = (uint64_t)v->writer << 40 | v->next_counter,
 		};
-		r = nf_replay(v, &a, d->rec[i].ops, d->rec[i].len, NULL);
+		r = nf_replay(v, &a, d->form.rec[i].ops, d->form.rec[i].len, NULL);
 		nf_apply_deinit(&a);
 	}
 	if (r < 0) {
@@ -364,12 +379,12 @@ static int replay_records(struct nf_vault *v, struct nf_epoch *e, const struct n
 
 	if (below_frozen)
 		a.view.layers[1] = v->frozen->layer;
-	for (size_t i = 0; r == 0 && i < d->nr; i++) {
-		a.base_root = d->rec[i].base_root;
+	for (size_t i = 0; r == 0 && i < d->form.nr; i++) {
+		a.base_root = d->form.rec[i].base_root;
 		if (e->sent)
-			r = keep_ops(e, &d->rec[i]);
+			r = keep_ops(e, &d->form.rec[i]);
 		if (r == 0)
-			r = nf_replay(v, &a, d->rec[i].ops, d->rec[i].len, NULL);
+			r = nf_replay(v, &a, d->form.rec[i].ops, d->form.rec[i].len, NULL);
 	}
 	if (!e->sent)
 		v->next_counter += a.nr_spared;
@@ -395,11 +410,11 @@ static int replay_dot(struct nf_vault *v, const struct nf_recovered_dot *d, cons
 	e->delta = d->delta;
 	e->first_spare = d->first_spare;
 	/* A sent dot says itself what it was made on. */
-	if (d->sent && d->nr)
-		e->base_root = d->rec[0].base_root;
+	if (d->sent && d->form.nr)
+		e->base_root = d->form.rec[0].base_root;
 	/* Only where the base moved meanwhile does it matter what the author saw; and not where that is the dot's base root. */
-	if (before && before->nr && d->nr && memcmp(&d->rec[0].base_root, &v->base.root, sizeof v->base.root) &&
-	    !memcmp(&d->rec[0].base_root, &before->rec[0].base_root, sizeof v->base.root))
+	if (before && before->form.nr && d->form.nr && memcmp(&d->form.rec[0].base_root, &v->base.root, sizeof v->base.root) &&
+	    !memcmp(&d->form.rec[0].base_root, &before->form.rec[0].base_root, sizeof v->base.root))
 		r = layer_before(v, before, &below);
 	if (r == 0)
 		r = replay_records(v, e, d, !frozen && v->frozen, below);
@@ -411,7 +426,8 @@ static int replay_dot(struct nf_vault *v, const struct nf_recovered_dot *d, cons
 	e->oldest_ns = nf_clock_ns();
 	e->journaled_bytes = e->ops.len;
 	/* What took another form is to be written in it. */
-	if (!e->sent && d->nr && memcmp(&d->rec[0].base_root, &v->base.root, sizeof v->base.root))
+	if (!e->sent && d->form.nr &&
+	    (d->unfinished || memcmp(&d->form.rec[0].base_root, &v->base.root, sizeof v->base.root)))
 		e->reset = true;
 	e->first_segment = d->first_segment;
 	e->min_segment = 0; /* its blocks are in old segments: they stay until it is on the server */
@@ -419,11 +435,24 @@ static int replay_dot(struct nf_vault *v, const struct nf_recovered_dot *d, cons
 	return 0;
 }
 
+/* A new form of which the end is missing is none; `unfinished` stays, so that another is written. */
+static void settle(struct nf_recovered_dot *d)
+{
+	if (!d->unfinished)
+		return;
+	form_clear(&d->form);
+	d->form = d->whole;
+	d->whole = (struct nf_recovered_form){ 0 };
+}
+
 int nf_recover_replay(struct nf_vault *v, struct nf_recovered *rc)
 {
 	struct nf_recovered_dot *lo = &rc->dot[0], *hi = &rc->dot[1];
 	int r = 0;
 
+	settle(lo);
+	settle(hi);
+	settle(&rc->before);
 	if (lo->seq && hi->seq && lo->seq > hi->seq) {
 		struct nf_recovered_dot t = *lo;
 		*lo = *hi;

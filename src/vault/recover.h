@@ -9,14 +9,20 @@ struct nf_recovered_record {
 	void *ops;
 	size_t len;
 };
+/* All records of a dot, in one form. */
+struct nf_recovered_form {
+	struct nf_recovered_record *rec;
+	size_t nr;
+};
 struct nf_recovered_dot {
 	uint64_t seq; /* 0: none */
 	uint64_t first_segment;
 	bool sent;
 	struct nf_ref delta;
 	uint64_t first_spare;
-	struct nf_recovered_record *rec;
-	size_t nr;
+	struct nf_recovered_form form;
+	struct nf_recovered_form whole; /* the form before, while `form` is unfinished */
+	bool unfinished;
 };
 struct nf_recovered {
 	struct nf_vault *v;

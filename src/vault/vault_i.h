@@ -63,6 +63,7 @@ struct nf_epoch {
 	uint64_t oldest_ns;       /* n  when the first operation came; 0: none */
 	uint64_t undrained;       /* n  frozen: vnodes whose groups have not drained */
 	bool reset;               /* n  the journal holds an older form of ops: write them anew */
+	bool resetting;           /* n  and has a part of the new form */
 	bool new_base;            /* n  the journal holds an older base_root: say so */
 	bool sent;                /* n  a head with this dot may be on the store: the delta is fixed */
 	struct nf_ref delta;      /* n  once it is on the store */
@@ -332,7 +333,12 @@ void nf_state_deinit(struct nf_state *s);
 
 /* --- recover.c ---------------------------------------------------------------------------------- */
 /* The journal's records. */
-int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root, bool reset, bool new_base,
+enum {
+	NF_JOURNAL_RESET = 1,      /* what came before of this dot is superseded */
+	NF_JOURNAL_NEW_BASE = 2,   /* what came before of this dot counts from this base root too */
+	NF_JOURNAL_UNFINISHED = 4, /* of a new form: it counts once a record without this flag is there */
+};
+int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root, unsigned flags,
 			  const void *ops, size_t len);
 int nf_journal_encode_sent(struct nf_buf *b, uint64_t seq, const struct nf_ref *delta, uint64_t first_spare);
 extern const struct nf_journal_seal_ops nf_vault_journal_seal;

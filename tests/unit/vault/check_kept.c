@@ -233,12 +233,94 @@ START_TEST(an_exchange_that_would_make_a_circle_is_not_done_by_a_machine_that_la
 }
 END_TEST
 
+/* Where the frames of the newest segment end, from FROM on. */
+static size_t frame_ends(const char *path, size_t from, size_t *ends, size_t max)
+{
+	uint8_t head[40];
+	size_t at = 0, nr = 0;
+	FILE *f = fopen(path, "rb");
+
+	ck_assert_ptr_nonnull(f);
+	while (fseek(f, (long)at, SEEK_SET) == 0 && fread(head, 1, sizeof head, f) == sizeof head && nr < max) {
+		at += (sizeof head + nf_get_le32(head + 4) + 7) / 8 * 8;
+		if (at >= from)
+			ends[nr++] = at;
+	}
+	fclose(f);
+	return nr;
+}
+
+/* After a take-over the operations are journaled in a new form; the power may go between any two of its records. */
+START_TEST(operations_outlive_a_crash_while_their_new_form_is_journaled)
+{
+	enum { N = 900, LEN = 4000, ENDS = 64 };
+	struct vfs_site s;
+	struct nf_open_file *f;
+	uint64_t ino;
+	char *value = noise(LEN, 5), newest[200], cmd[900];
+	size_t ends[ENDS], nr;
+	struct stat st;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a"), b = vfs_mount(&s, "b");
+
+	ck_assert_int_eq(vfs_open(&a, "/f", O_RDWR | O_CREAT, 0644, &f, &ino), 0);
+	for (int i = 0; i < N; i++) {
+		struct nf_call c = { .op = NF_CALL_SETXATTR, .ino = ino, .data = value, .size = LEN };
+		snprintf(c.name, sizeof c.name, "user.%d", i);
+		ck_assert_int_eq(vfs_call(&a, &c), 0);
+	}
+	ck_assert_int_eq(vfs_fsync(&a, f, ino), 0);
+	ck_assert_int_eq(vfs_puts(&b, "/other", "b"), 0);
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	ck_assert_int_eq(vfs_refresh(&a), 0);
+	snprintf(cmd, sizeof cmd, "ls '%s/a-state/journal' | tail -1", s.dir.path);
+	FILE *p = popen(cmd, "r");
+	char name[64] = "";
+	ck_assert_int_eq(fscanf(p, "%63s", name), 1);
+	pclose(p);
+	snprintf(newest, sizeof newest, "%.120s/a-state/journal/%.40s", s.dir.path, name);
+	ck_assert_int_eq(stat(newest, &st), 0);
+	ck_assert_int_eq(vfs_fsync(&a, f, ino), 0);
+	nr = frame_ends(newest, (size_t)st.st_size, ends, ENDS);
+	ck_assert_uint_gt(nr, 3);
+	vfs_close(&a, f, ino);
+	for (size_t k = 0; k < nr; k++) {
+		copy_disk(&s, "a", "cut");
+		snprintf(newest, sizeof newest, "%.120s/cut-state/journal/%.40s", s.dir.path, name);
+		ck_assert_int_eq(truncate(newest, (off_t)ends[k]), 0);
+		struct vfs m = vfs_mount(&s, "cut");
+		for (int i = 0; i < N; i += N / 10) {
+			struct nf_call c = { .op = NF_CALL_GETXATTR, .ino = ino, .size = 8192 };
+			snprintf(c.name, sizeof c.name, "user.%d", i);
+			ck_assert_int_eq(vfs_call(&m, &c), 0);
+			ck_assert_uint_eq(c.count, LEN);
+			free(c.buf);
+		}
+		/* Once more, from what that mount left. */
+		ck_assert_int_eq(vfs_puts(&m, "/more", "after"), 0);
+		vfs_unmount(&m);
+		m = vfs_mount(&s, "cut");
+		struct nf_call c = { .op = NF_CALL_GETXATTR, .ino = ino, .size = 8192 };
+		snprintf(c.name, sizeof c.name, "user.%d", N - 1);
+		ck_assert_int_eq(vfs_call(&m, &c), 0);
+		free(c.buf);
+		ck_assert_int_eq(vfs_checks(&m, "/more", "after"), 0);
+		vfs_unmount(&m);
+	}
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	free(value);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "kept", 100);
 	tcase_add_test(tc, edits_of_several_fsyncs_are_in_one_conflict_copy_after_a_crash);
 	tcase_add_loop_test(tc, a_conflict_copy_of_what_was_frozen_outlives_the_frozen_epochs_journal, 0, 2);
 	tcase_add_loop_test(tc, a_small_file_that_cannot_grow_keeps_its_content, 0, 3);
+	tcase_add_test(tc, operations_outlive_a_crash_while_their_new_form_is_journaled);
 	tcase_add_test(tc, an_exchange_that_would_make_a_circle_is_not_done_by_a_machine_that_lacks_nodes);
 }
 
