@@ -43,6 +43,7 @@ enum nf_exit nf_cmd_stats(struct nf_args *a);
 enum nf_exit nf_cmd_regions(struct nf_args *a);
 enum nf_exit nf_cmd_requests(struct nf_args *a);
 enum nf_exit nf_cmd_trace(struct nf_args *a);
+enum nf_exit nf_cmd_map(struct nf_args *a);
 enum nf_exit nf_cmd_key(struct nf_args *a);
 enum nf_exit nf_cmd_cat(struct nf_args *a);
 enum nf_exit nf_cmd_ls(struct nf_args *a);

@@ -13,6 +13,9 @@
 
 #define KEYS "\nIDs are shown by `list`; their beginning is enough.\n"
 
+#define MAP "Strips of one scale, as wide as the terminal: where blocks are (on the server, with a copy here, here only, holes), what\n" \
+	"they take sealed, what is in memory, modified regions by state and flush group.\n"
+
 static const struct nf_command commands[] = {
 	{ "init", "STORE", "Create a vault; prints its recovery key, once", NULL,
 	  NF_OPT_STORE | NF_OPT_INIT, 1, 1, nf_cmd_init },
@@ -38,6 +41,8 @@ static const struct nf_command commands[] = {
 	{ "stats", "[DIR]", "Print the counters of a mount", NULL, NF_OPT_STATS, 0, 1, nf_cmd_stats },
 	{ "regions", "[DIR]", "List modified ranges not stored yet", NULL, 0, 0, 1, nf_cmd_regions },
 	{ "requests", "[DIR]", "List reads, writes and calls under way", NULL, 0, 0, 1, nf_cmd_requests },
+	{ "map", "FILE", "Draw a file of a mount: what is stored where, in memory, modified", MAP, NF_OPT_JSON | NF_OPT_MAP, 1, 1,
+	  nf_cmd_map },
 	{ "trace", "[DIR]", "Print events as they happen, until interrupted", NULL, NF_OPT_TRACE, 0, 1, nf_cmd_trace },
 };
 

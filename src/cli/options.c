@@ -82,6 +82,7 @@ static const struct nf_option table[] = {
 	{ "interval", 'i', NF_OPT_STATS, NF_OPT_TIME, AT(interval_ms), "TIME", "again and again: what changed since" },
 	{ "prometheus", 0, NF_OPT_STATS, NF_OPT_FLAG, AT(prometheus), NULL, "Prometheus text format" },
 	{ "set", 0, NF_OPT_TRACE, NF_OPT_TEXT, AT(set), "AREAS", "areas to trace: req,journal,-store, or all (default)" },
+	{ "svg", 0, NF_OPT_MAP, NF_OPT_TEXT, AT(svg), "OUT", "write an SVG picture to the file OUT" },
 	{ "no-recovery", 0, NF_OPT_INIT, NF_OPT_FLAG, AT(no_recovery), NULL, "make no recovery key" },
 	{ "kdf-cost", 0, NF_OPT_INIT | NF_OPT_KEY, NF_OPT_COUNT, AT(kdf_cost), "N", "scrypt cost, 2^N: 15 to 20 (17)" },
 	{ "new-password-file", 0, NF_OPT_KEY, NF_OPT_TEXT, AT(new_password_file), "FILE", "the new passphrase (mode 0600)" },

@@ -24,6 +24,7 @@ enum nf_option_group {
 	NF_OPT_CHECK = 1 << 11,
 	NF_OPT_QUIET = 1 << 12,
 	NF_OPT_HELP = 1 << 13,
+	NF_OPT_MAP = 1 << 14,
 };
 
 struct nf_options {
@@ -43,7 +44,7 @@ struct nf_options {
 	struct nf_text kernel; /* comma-separated, passed on */
 	/* commands */
 	bool foreground, json, wait, prometheus, quiet, verbose, help, read_data, no_recovery;
-	char *new_password_file, *new_key_file, *label, *set;
+	char *new_password_file, *new_key_file, *label, *set, *svg;
 	uint64_t interval_ms, kdf_cost;
 };
 

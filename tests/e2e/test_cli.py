@@ -21,7 +21,7 @@ import servers  # noqa: E402
 
 OK, ERROR, USAGE, KEY, DENIED, OFFLINE, NO_VAULT, FOREIGN, BUSY, FULL, DAMAGED, MOUNT, NOT_MOUNTED = range(13)
 COMMANDS = ["init", "mount", "umount", "status", "sync", "key", "ls", "cat", "get", "check", "snapshot", "stats", "regions",
-            "requests", "trace"]
+            "requests", "map", "trace"]
 PASS = "correct horse"
 
 
