@@ -77,6 +77,7 @@ static uint64_t next(void)
 
 static size_t below(size_t n) { return n ? (size_t)(next() >> 16) % n : 0; }
 
+__attribute__((format(printf, 1, 2)))
 static _Noreturn void fail(const char *fmt, ...)
 {
 	va_list ap;
@@ -95,6 +96,7 @@ static void must(long long r, const char *what)
 		fail("%s: %s", what, strerror(errno));
 }
 
+__attribute__((format(printf, 1, 2)))
 static void note(const char *fmt, ...)
 {
 	va_list ap;
