@@ -2,14 +2,18 @@
 """A TCP proxy on a free loopback port that delays what clients send, and counts it.
 
     with proxy.start(target_port, delay_s=0.05) as p:
-        p.port, p.requests, p.sent_bytes, p.received_bytes
+        p.port, p.counts()
+        p.hold("GET /packs/")   # the next request that begins so does not reach the server...
+        p.held()                # ...(whether there was one)
+        p.release()             # ...until here
 
 Each piece a client sends is passed on `delay_s` later, in order, so every request takes that much longer while the
 rate stays what it was; connections opened cost nothing more.  It runs in a process of its own.
 
 From the shell:
     proxy.py TARGET_PORT [DELAY_MS]
-prints its port and serves until its standard input ends.
+prints its port and serves until its standard input ends.  Lines there: "hold BEGINNING", "release"; each, and an empty one, is
+answered by "REQUESTS BYTES_SENT BYTES_RECEIVED HELD".
 """
 import asyncio
 import contextlib
@@ -27,6 +31,31 @@ class Counts:
     requests = sent = received = 0
 
 
+class Hold:
+    beginning = None  # of the next request to be held
+    held = 0
+    released = asyncio.Event()
+
+    @classmethod
+    async def wait(cls, data):
+        """Only its own connection waits."""
+        if cls.beginning and data.startswith(cls.beginning):
+            cls.beginning = None
+            cls.held += 1
+            await cls.released.wait()
+
+    @classmethod
+    def command(cls, line):
+        word, _, beginning = line.strip().partition(" ")
+        if word == "hold":
+            cls.released.clear()
+            cls.held = 0
+            cls.beginning = beginning.encode()
+        elif word == "release":
+            cls.beginning = None
+            cls.released.set()
+
+
 async def pump(reader, writer):
     while data := await reader.read(PIECE_BYTES):
         Counts.received += len(data)
@@ -41,6 +70,7 @@ async def delay_line(reader, queue, delay_s):
         Counts.sent += len(data)
         # A request's head comes in one piece, and bodies here are ciphertext.
         Counts.requests += len(REQUEST.findall(data[:4096]))
+        await Hold.wait(data)
         await queue.put((loop.time() + delay_s, data))
     await queue.put((loop.time() + delay_s, b""))
 
@@ -82,8 +112,9 @@ async def serve(target, delay_s):
                                         limit=PIECE_BYTES)
     print(server.sockets[0].getsockname()[1], flush=True)
     loop = asyncio.get_running_loop()
-    while await loop.run_in_executor(None, sys.stdin.readline):
-        print(Counts.requests, Counts.sent, Counts.received, flush=True)
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        Hold.command(line)
+        print(Counts.requests, Counts.sent, Counts.received, Hold.held, flush=True)
 
 
 class Proxy:
@@ -92,11 +123,23 @@ class Proxy:
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.port = int(self.process.stdout.readline())
 
-    def counts(self):
-        """(requests, bytes sent to the server, bytes received) so far."""
-        self.process.stdin.write("\n")
+    def ask(self, line=""):
+        self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
         return tuple(int(x) for x in self.process.stdout.readline().split())
+
+    def counts(self):
+        """(requests, bytes sent to the server, bytes received) so far."""
+        return self.ask()[:3]
+
+    def hold(self, beginning):
+        self.ask("hold " + beginning)
+
+    def held(self):
+        return self.ask()[3] > 0
+
+    def release(self):
+        self.ask("release")
 
     def stop(self):
         self.process.stdin.close()

@@ -212,8 +212,7 @@ http {{
     def command_rclone(self):
         cmd = [binary("rclone"), "serve", "webdav", str(self.root), "--addr",
                f"127.0.0.1:{self.port}", "--config", str(self.base / "none.conf"),
-               "--cache-dir", str(self.run), "--log-file", str(self.error_path), "-vv",
-               "--dir-cache-time", "0s", "--poll-interval", "0"]
+               "--cache-dir", str(self.run), "--log-file", str(self.error_path), "-v"]
         if self.auth:
             cmd += ["--user", self.auth[0], "--pass", self.auth[1]]
         return cmd
