@@ -21,14 +21,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { BLOCK_SHIFT_MIN = 12, BLOCK_SHIFT_MAX = 20 };
+
 enum {
 	CACHE_BYTES_DEFAULT = 10, /* GiB */
 	MEMORY_BYTES_DEFAULT = 128 << 20,
-	MEMORY_BYTES_MIN = 16 << 20,
+	/* A block, plain and sealed, must fit into the eighth that write-back has for itself; any machine may have made
+	 * files of the largest blocks. */
+	MEMORY_BYTES_MIN = 16 << BLOCK_SHIFT_MAX,
 	MIN_FREE_DEFAULT = 1 << 30,
 	KERNEL_TIMEOUT_MS = 3600 * 1000,
-	BLOCK_SHIFT_MIN = 12,
-	BLOCK_SHIFT_MAX = 20,
 };
 
 /* --- options --------------------------------------------------------------------------- */
@@ -43,6 +45,16 @@ static int block_shift(uint64_t bytes, uint8_t *out)
 	}
 	nf_complain("block_size must be a power of two from 4K to 1M");
 	return nf_fail(-NF_E_OPTION);
+}
+
+static int memory(uint64_t bytes, size_t *out)
+{
+	if (bytes && bytes < MEMORY_BYTES_MIN) {
+		nf_complain("memory must be at least %dM: sixteen of the largest blocks a file may have", MEMORY_BYTES_MIN >> 20);
+		return nf_fail(-NF_E_OPTION);
+	}
+	*out = bytes ? bytes : MEMORY_BYTES_DEFAULT;
+	return 0;
 }
 
 static int one_of(const char *name, const char *value, const char *a, const char *b, bool *is_b)
@@ -61,7 +73,6 @@ static int vault_options(const struct nf_options *o, struct nf_vault_options *v)
 	*v = (struct nf_vault_options){
 		.cache_size_bytes = o->cache_size ? o->cache_size : (uint64_t)CACHE_BYTES_DEFAULT << 30,
 		.min_free_bytes = o->min_free ? o->min_free : MIN_FREE_DEFAULT,
-		.memory_bytes = o->memory ? NF_MAX(o->memory, (uint64_t)MEMORY_BYTES_MIN) : MEMORY_BYTES_DEFAULT,
 		.write_back_ms = (uint32_t)NF_MIN(o->write_back_ms, (uint64_t)UINT32_MAX),
 		.poll_ms = (uint32_t)NF_MIN(o->poll_ms, (uint64_t)UINT32_MAX),
 		.read_only = shown_read_only(o), .snapshot = o->snapshot,
@@ -70,6 +81,8 @@ static int vault_options(const struct nf_options *o, struct nf_vault_options *v)
 	int r = one_of("fsync", o->fsync, "local", "remote", &v->fsync_remote);
 	if (r == 0)
 		r = one_of("sync", o->sync, NULL, "manual", &v->manual);
+	if (r == 0)
+		r = memory(o->memory, &v->memory_bytes);
 	if (r == 0 && o->block_size)
 		r = block_shift(o->block_size, &v->block_shift);
 	return r;

@@ -12,8 +12,10 @@ enum nf_exit nf_exit_of(int code)
 	case NF_E_STORE_DENIED: return NF_EXIT_DENIED;
 	case NF_E_OFFLINE:
 	case NF_E_TIMEOUT:
-	case NF_E_STORE_TLS:
-	case NF_E_STORE_NOT_DAV: return NF_EXIT_OFFLINE;
+	case NF_E_STORE_TLS: return NF_EXIT_OFFLINE;
+	/* The second is what a web server says of something else. */
+	case NF_E_STORE_NOT_DAV:
+	case NF_E_STORE_PROTOCOL: return NF_EXIT_NOT_DAV;
 	case NF_E_HEADER_MISSING: return NF_EXIT_NO_VAULT;
 	case NF_E_HEADER_FOREIGN:
 	case NF_E_HEADER_ROLLBACK:

@@ -17,7 +17,8 @@
 	X(FULL, 9, "no space left")                                                                \
 	X(DAMAGED, 10, "the vault or what this device remembers of it is damaged")                 \
 	X(MOUNT, 11, "mounting failed")                                                            \
-	X(NOT_MOUNTED, 12, "nothing of foliofs is mounted there, or its daemon is gone")
+	X(NOT_MOUNTED, 12, "nothing of foliofs is mounted there, or its daemon is gone")           \
+	X(NOT_DAV, 13, "the server does not speak WebDAV, or not at this address")
 
 enum nf_exit {
 #define X(name, code, text) NF_EXIT_##name = code,

@@ -25,6 +25,7 @@ static const struct {
 	{ NF_E_STORE_TLS, "the certificate of %S was not accepted; if it is your own server, name its "
 			  "certificate by --ca-cert" },
 	{ NF_E_STORE_NOT_DAV, "%S does not speak WebDAV; check the path" },
+	{ NF_E_STORE_PROTOCOL, "%S does not answer as a WebDAV server does; check the path" },
 	{ NF_E_STORE_URL, "store address not understood: %S; expected davs://HOST/PATH, file:///PATH or /PATH" },
 	{ NF_E_STORE_READONLY, "%S cannot be written; mount it with -o ro" },
 	{ NF_E_STORE_FULL, "no space left at %S" },

@@ -16,10 +16,9 @@ import pytest
 
 from conftest import ROOT, is_mounted, wait_for
 
-sys.path.insert(0, str(ROOT / "tests" / "lib"))
-import servers  # noqa: E402
+from vault_lib import (BUSY, DAMAGED, DENIED, ERROR, EXITS, FOREIGN, FULL, KEY, MOUNT, NO_VAULT, NOT_MOUNTED, OFFLINE, OK,
+                       USAGE, servers)
 
-OK, ERROR, USAGE, KEY, DENIED, OFFLINE, NO_VAULT, FOREIGN, BUSY, FULL, DAMAGED, MOUNT, NOT_MOUNTED = range(13)
 COMMANDS = ["init", "mount", "umount", "status", "sync", "key", "ls", "cat", "get", "check", "snapshot", "stats", "regions",
             "requests", "map", "trace"]
 PASS = "correct horse"
@@ -95,7 +94,7 @@ def test_help_names_every_command_and_every_exit_code(site):
     listed = re.findall(r"^  (\w+) +\S", out.split("Commands:")[1].split("STORE is")[0], re.M)
     assert listed == COMMANDS
     codes = [int(n) for n in re.findall(r"^  (\d+) ", out.split("Exit codes:")[1], re.M)]
-    assert codes == list(range(13))
+    assert codes == list(EXITS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -113,10 +112,10 @@ def test_the_version_names_the_libraries(site):
 @pytest.mark.parametrize("args", [("nonsense",), ("init",), ("mount", "--nonsense", "a", "b"), ("ls", "a", "b", "c"),
                                   ("status", "-x"), ("mount", "a", "b", "-o", "nonsense=1"),
                                   ("mount", "a", "b", "-o", "cache_size=big"), ("mount", "a", "b", "-o", "fsync=never"),
-                                  ("mount", "a", "b", "--timeout"), ("init", "dav://u:p@h/x"), ("key", "s", "sing")])
+                                  ("mount", "a", "b", "--timeout"), ("mount", "a", "b", "--memory", "8M"), ("init", "dav://u:p@h/x"), ("key", "s", "sing")])
 def test_what_is_not_understood_is_refused_by_name(site, args):
     err = site.run(*args, code=USAGE).stderr
-    for word in ("nonsense", "big", "never", "timeout", "sing"):
+    for word in ("nonsense", "big", "never", "timeout", "memory", "sing"):
         if any(word in a for a in args) and args[0] != "key":
             assert word in err
 

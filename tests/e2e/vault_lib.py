@@ -24,6 +24,9 @@ import servers  # noqa: E402
 LONG = os.environ.get("FOLIOFS_LONG") == "1"
 KINDS = ("file",) + servers.KINDS
 PASSWORD = "canary-passphrase correct horse"
+# Exit codes: src/cli/exit.h.
+EXITS = range(14)
+(OK, ERROR, USAGE, KEY, DENIED, OFFLINE, NO_VAULT, FOREIGN, BUSY, FULL, DAMAGED, MOUNT, NOT_MOUNTED, NOT_DAV) = EXITS
 
 
 def size(name, default, full):

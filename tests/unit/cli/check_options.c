@@ -225,6 +225,8 @@ START_TEST(failures_have_the_exit_codes_of_the_table)
 	ck_assert_int_eq(nf_exit_of(-NF_E_CACHE_LOCKED), 8);
 	ck_assert_int_eq(nf_exit_of(-NF_E_STORE_FULL), 9);
 	ck_assert_int_eq(nf_exit_of(-NF_E_TREE_BAD), 10);
+	ck_assert_int_eq(nf_exit_of(-NF_E_STORE_NOT_DAV), 13);
+	ck_assert_int_eq(nf_exit_of(-NF_E_STORE_PROTOCOL), 13);
 	ck_assert_int_eq(nf_exit_of_stage(-EPERM, NF_STAGE_MOUNT), 11);
 	ck_assert_int_eq(nf_exit_of_stage(-EBUSY, NF_STAGE_MOUNT), 8);
 	ck_assert_int_eq(nf_exit_of_stage(-ENOENT, NF_STAGE_STORE), 6);
