@@ -16,7 +16,7 @@ import pytest
 
 from conftest import ROOT, is_mounted, wait_for
 
-from vault_lib import (BUSY, DAMAGED, DENIED, ERROR, EXITS, FOREIGN, FULL, KEY, MOUNT, NO_VAULT, NOT_MOUNTED, OFFLINE, OK,
+from vault_lib import (BUSY, DAMAGED, DENIED, ERROR, EXITS, FOREIGN, KEY, MOUNT, NO_VAULT, NOT_MOUNTED, OFFLINE, OK,
                        USAGE, servers)
 
 COMMANDS = ["init", "mount", "umount", "status", "sync", "key", "ls", "cat", "get", "check", "snapshot", "stats", "regions",

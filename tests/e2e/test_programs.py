@@ -7,7 +7,6 @@ import fcntl
 import mmap
 import os
 import shutil
-import signal
 import sqlite3
 import stat
 import subprocess
@@ -15,34 +14,25 @@ import subprocess
 import pytest
 
 from conftest import ROOT
-from test_cli import Site
+from vault_lib import Vault, store
 
 libc = ctypes.CDLL(None, use_errno=True)
+OPTION = "write_back=1s"
 
 
 @pytest.fixture
-def site(stage, build):
-    s = Site(stage, build)
-    s.init()
-    s.mount("--write-back", "1s")
-    try:
-        yield s
-        s.umount()
-    finally:
-        pid = s.daemon()
-        if pid:
-            os.kill(pid, signal.SIGKILL)
+def mounted(stage):
+    with store(stage, "file") as s, Vault(stage, s).machine("one").mount(OPTION) as m:
+        yield m
 
 
 @contextlib.contextmanager
-def again(site):
+def again(mounted):
     """Unmounted, and mounted by a machine that knows nothing of it."""
-    site.run("sync", site.mnt)
-    site.umount()
-    shutil.rmtree(site.home)
-    site.home.mkdir()
-    site.mount("--write-back", "1s")
-    yield site.mnt
+    mounted.sync()
+    mounted.unmount()
+    with mounted.machine.vault.machine("another").mount(OPTION) as m:
+        yield m.dir
 
 
 def run(*argv, cwd=None, timeout=100, **kw):
@@ -99,8 +89,8 @@ def data_bytes(path):
 
 
 @pytest.mark.limit(120)
-def test_copies_by_cp_tar_and_rsync_lose_nothing(site, stage):
-    source, at = stage.dir / "source", site.mnt
+def test_copies_by_cp_tar_and_rsync_lose_nothing(mounted, stage):
+    source, at = stage.dir / "source", mounted.dir
     source.mkdir()
     odd_tree(source)
     run("cp", "-a", "--sparse=always", source, at / "cp")
@@ -111,7 +101,7 @@ def test_copies_by_cp_tar_and_rsync_lose_nothing(site, stage):
     # Nothing is left to do for a second run.
     assert run("rsync", "-aHAX", "--itemize-changes", f"{source}/", f"{at}/rsync/") == ""
     run("cp", "-a", "--sparse=always", at / "cp", at / "cp of cp")
-    with again(site) as at:
+    with again(mounted) as at:
         for copy in ("cp", "tar", "rsync", "cp of cp"):
             same_trees(source, at / copy)
             assert (at / copy / "a/f1").stat().st_nlink == 3
@@ -124,8 +114,8 @@ def test_copies_by_cp_tar_and_rsync_lose_nothing(site, stage):
 
 
 @pytest.mark.limit(120)
-def test_git_commits_collects_garbage_and_finds_nothing_wrong(site):
-    at = site.mnt
+def test_git_commits_collects_garbage_and_finds_nothing_wrong(mounted):
+    at = mounted.dir
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "gc.autoDetach=false"]
     run("git", "init", "-q", at / "repo")
     shutil.copytree(ROOT / "src", at / "repo/src")
@@ -137,7 +127,7 @@ def test_git_commits_collects_garbage_and_finds_nothing_wrong(site):
         run(*git, "-C", at / "repo", "commit", "-q", "-a", "-m", i)
     run(*git, "-C", at / "repo", "gc", "-q", "--prune=now")
     run("git", "clone", "-q", "--no-local", at / "repo", at / "clone", stderr=subprocess.DEVNULL)
-    with again(site) as at:
+    with again(mounted) as at:
         for r in ("repo", "clone"):
             run("git", "-C", at / r, "fsck", "--full", "--strict", stderr=subprocess.DEVNULL)
             assert run("git", "-C", at / r, "status", "--porcelain") == ""
@@ -146,8 +136,8 @@ def test_git_commits_collects_garbage_and_finds_nothing_wrong(site):
 
 @pytest.mark.limit(200)
 @pytest.mark.parametrize("journal", ["delete", "wal"])
-def test_sqlite_keeps_a_thousand_transactions(site, journal):
-    base = sqlite3.connect(site.mnt / "base", isolation_level=None)
+def test_sqlite_keeps_a_thousand_transactions(mounted, journal):
+    base = sqlite3.connect(mounted.dir / "base", isolation_level=None)
     assert base.execute(f"pragma journal_mode={journal}").fetchone() == (journal,)
     base.execute("create table t (n integer primary key, body blob)")
     for n in range(1000):
@@ -156,15 +146,15 @@ def test_sqlite_keeps_a_thousand_transactions(site, journal):
         base.execute("update t set body = randomblob(700) where n = ?", (n // 2,))
         base.execute("commit")
     base.close()
-    with again(site) as at:
+    with again(mounted) as at:
         base = sqlite3.connect(at / "base")
         assert base.execute("pragma integrity_check").fetchone() == ("ok",)
         assert base.execute("select count(*), sum(n) from t").fetchone() == (1000, 499500)
         base.close()
 
 
-def test_make_builds_once_and_then_finds_everything_up_to_date(site):
-    at = site.mnt
+def test_make_builds_once_and_then_finds_everything_up_to_date(mounted):
+    at = mounted.dir
     names = [f"f{i}" for i in range(5)]
     for i, n in enumerate(names):
         (at / f"{n}.c").write_text(f"int {n}(void);\nint {n}(void) {{ return {i}; }}\n")
@@ -173,7 +163,7 @@ def test_make_builds_once_and_then_finds_everything_up_to_date(site):
     run("make", "-s", "-j2", cwd=at)
     run(at / "program")
     assert "up to date" in run("make", cwd=at)
-    with again(site) as at:
+    with again(mounted) as at:
         run(at / "program")
         assert "up to date" in run("make", cwd=at)
 
@@ -189,8 +179,8 @@ def in_child(what):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_locks_of_both_kinds_hold_between_processes(site):
-    path = site.mnt / "lock"
+def test_locks_of_both_kinds_hold_between_processes(mounted):
+    path = mounted.dir / "lock"
     a = open(path, "w+b")
 
     def busy(lock, *args):
@@ -214,14 +204,14 @@ def test_locks_of_both_kinds_hold_between_processes(site):
     assert not busy(fcntl.lockf, 5, 5)
 
 
-def test_a_removed_file_lives_as_long_as_it_is_open(site):
-    path = site.mnt / "f"
+def test_a_removed_file_lives_as_long_as_it_is_open(mounted):
+    path = mounted.dir / "f"
     f = open(path, "w+b")
     f.write(b"x" * 100_000)
     f.flush()
     os.unlink(path)
     path.write_bytes(b"another")
-    site.run("sync", site.mnt)
+    mounted.sync()
     f.seek(0, os.SEEK_END)
     f.write(b"y" * 100_000)
     f.flush()
@@ -230,24 +220,24 @@ def test_a_removed_file_lives_as_long_as_it_is_open(site):
     f.seek(0)
     assert f.read() == b"x" * 100_000 + b"y" * 50_000
     f.close()
-    with again(site) as at:
+    with again(mounted) as at:
         assert os.listdir(at) == ["f"] and (at / "f").read_bytes() == b"another"
 
 
-def test_a_nameless_file_can_be_given_a_name(site):
-    fd = os.open(site.mnt, os.O_TMPFILE | os.O_RDWR, 0o640)
+def test_a_nameless_file_can_be_given_a_name(mounted):
+    fd = os.open(mounted.dir, os.O_TMPFILE | os.O_RDWR, 0o640)
     os.write(fd, b"t" * 70_000)
     follow = 0x400  # os.link() does not pass it on
-    assert libc.linkat(-100, f"/proc/self/fd/{fd}".encode(), -100, os.fsencode(site.mnt / "named"), follow) == 0
+    assert libc.linkat(-100, f"/proc/self/fd/{fd}".encode(), -100, os.fsencode(mounted.dir / "named"), follow) == 0
     os.pwrite(fd, b"after", 0)
     os.close(fd)
-    with again(site) as at:
+    with again(mounted) as at:
         assert (at / "named").read_bytes() == b"after" + b"t" * 69_995
         assert (at / "named").stat().st_nlink == 1
 
 
-def test_renames_replace_exchange_and_refuse(site):
-    at = site.mnt
+def test_renames_replace_exchange_and_refuse(mounted):
+    at = mounted.dir
     (at / "a").write_text("a")
     (at / "b").write_text("b")
     (at / "d/e").mkdir(parents=True)
@@ -263,12 +253,12 @@ def test_renames_replace_exchange_and_refuse(site):
     assert rename("a", "a/e/a", 0) == 22  # EINVAL: into itself
     assert rename("b", "d", 0) == 0
     assert rename("d", "a", 0) == 21  # EISDIR
-    with again(site) as at:
+    with again(mounted) as at:
         assert (at / "d").read_text() == "b" and (at / "a/e").is_dir() and not (at / "b").exists()
 
 
-def test_names_and_links_have_their_limits(site):
-    at = site.mnt
+def test_names_and_links_have_their_limits(mounted):
+    at = mounted.dir
     long = "n" * 255
     (at / long).write_text("x")
     with pytest.raises(OSError, match="File name too long"):
@@ -278,60 +268,59 @@ def test_names_and_links_have_their_limits(site):
     os.symlink("t" * 4095, at / "link")
     odd = bytes(set(range(1, 256)) - {ord("/")})
     (at / os.fsdecode(odd)).write_text("x")
-    with again(site) as at:
+    with again(mounted) as at:
         assert sorted(os.listdir(os.fsencode(at))) == sorted(map(os.fsencode, [long, utf8, "link", os.fsdecode(odd)]))
         assert os.readlink(at / "link") == "t" * 4095
 
 
-def test_writes_by_others_clear_set_id_bits(site):
+def test_writes_by_others_clear_set_id_bits(stage):
     assert os.geteuid() == 0, "needs root, to be somebody else"
-    site.umount()
-    site.mount("--allow-other")
-    os.chmod(site.mnt, 0o1777)
-    path = site.mnt / "program"
+    with store(stage, "file") as s, Vault(stage, s).machine("one").mount("allow_other") as m:
+        os.chmod(m.dir, 0o1777)
+        path = m.dir / "program"
 
-    def write(fd):
-        os.write(fd, b"y")
+        def write(fd):
+            os.write(fd, b"y")
 
-    def direct(fd):
-        os.writev(os.open(path, os.O_WRONLY | os.O_DIRECT), [mmap.mmap(-1, 4096)])
+        def direct(fd):
+            os.writev(os.open(path, os.O_WRONLY | os.O_DIRECT), [mmap.mmap(-1, 4096)])
 
-    def truncate_at_open(fd):
-        os.open(path, os.O_WRONLY | os.O_TRUNC)
+        def truncate_at_open(fd):
+            os.open(path, os.O_WRONLY | os.O_TRUNC)
 
-    def allocate(fd):
-        os.posix_fallocate(fd, 0, 10_000)
+        def allocate(fd):
+            os.posix_fallocate(fd, 0, 10_000)
 
-    def punch(fd):
-        assert libc.fallocate(fd, 3, ctypes.c_long(0), ctypes.c_long(10)) == 0
+        def punch(fd):
+            assert libc.fallocate(fd, 3, ctypes.c_long(0), ctypes.c_long(10)) == 0
 
-    def shorten(fd):
-        os.ftruncate(fd, 3)
+        def shorten(fd):
+            os.ftruncate(fd, 3)
 
-    def read(fd):
-        os.open(path, os.O_RDONLY)
+        def read(fd):
+            os.open(path, os.O_RDONLY)
 
-    for what in (write, direct, truncate_at_open, allocate, punch, shorten, read):
-        path.write_bytes(b"x" * 100)
-        os.chmod(path, 0o6777)
-        parents = [p for p in path.parents if str(p).startswith(str(site.stage.dir))]
-        for p in parents[1:]:
-            os.chmod(p, 0o755)
+        for what in (write, direct, truncate_at_open, allocate, punch, shorten, read):
+            path.write_bytes(b"x" * 100)
+            os.chmod(path, 0o6777)
+            parents = [p for p in path.parents if str(p).startswith(str(stage.dir))]
+            for p in parents[1:]:
+                os.chmod(p, 0o755)
 
-        def as_somebody():
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
-            what(os.open(path, os.O_WRONLY))
+            def as_somebody():
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+                what(os.open(path, os.O_WRONLY))
 
-        assert in_child(as_somebody) == 0, what.__name__
-        mode = stat.S_IMODE(path.stat().st_mode)
-        assert mode == (0o6777 if what is read else 0o777), what.__name__
-        path.unlink()
+            assert in_child(as_somebody) == 0, what.__name__
+            mode = stat.S_IMODE(path.stat().st_mode)
+            assert mode == (0o6777 if what is read else 0o777), what.__name__
+            path.unlink()
 
 
-def test_mappings_shared_by_two_processes_agree(site):
-    path = site.mnt / "map"
+def test_mappings_shared_by_two_processes_agree(mounted):
+    path = mounted.dir / "map"
     path.write_bytes(b"\0" * 50_000)
     with open(path, "r+b") as f, mmap.mmap(f.fileno(), 50_000) as m:
         def other():
@@ -341,7 +330,7 @@ def test_mappings_shared_by_two_processes_agree(site):
         assert m[40_000:40_005] == b"child"
         m[0:6] = b"parent"
         assert os.pread(f.fileno(), 6, 0) == b"parent"
-    with again(site) as at:
+    with again(mounted) as at:
         want = bytearray(50_000)
         want[0:6], want[40_000:40_005] = b"parent", b"child"
         assert (at / "map").read_bytes() == want
