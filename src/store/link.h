@@ -1,0 +1,57 @@
+/* store/link.h - is the other side there?  A filter on a store, and the one place that answers.
+ *
+ *                  the path failed                  the probe answers
+ *    CONNECTED ----------------------> PROBING ---------------------------> CONNECTED
+ *        ^                                |  the probe fails
+ *        |        the probe answers       v
+ *        +------------------------- DISCONNECTED    probes after 1, 2, 4 ... 30 s, or sooner when asked
+ *
+ *    HELD   by command, from any state; released to PROBING
+ *
+ * CONNECTED, PROBING: operations pass.  DISCONNECTED, HELD: they fail at once with -NF_E_OFFLINE, and those under way are
+ * cut off: nobody waits for a server that is not there.
+ *
+ * "The path failed": no connection, no progress, certificates, answers that make no sense, 5xx, refused credentials.  One
+ * such failure may be that of one object, so it is not believed: a probe (the listing of header/, small and always there)
+ * decides.  So a captive portal, a half-open connection and a server that answers 500 to everything are a disconnection,
+ * and one file the server cannot read is not.
+ *
+ * Thread safety: all functions, any thread. */
+#ifndef NF_STORE_LINK_H
+#define NF_STORE_LINK_H
+
+#include "foliofs/store.h"
+
+enum nf_link_state { NF_LINK_PROBING, NF_LINK_CONNECTED, NF_LINK_DISCONNECTED, NF_LINK_HELD };
+
+struct nf_link_options {
+	uint32_t probe_timeout_ms; /* 0: 10,000 */
+	uint32_t probe_min_ms;     /* 0: 1,000 */
+	uint32_t probe_max_ms;     /* 0: 30,000 */
+	bool held;                 /* begin so */
+	/* The state is another one.  Any thread, no lock held, must not block; may be NULL. */
+	void (*changed)(void *ctx, enum nf_link_state s);
+	void *ctx;
+};
+
+/* A filter on BELOW, which it takes (freed with it, also when this fails).  Begins PROBING, but makes no request by itself:
+ * the first operation or nf_link_wake() starts the probe if it is needed. */
+int nf_link_new(struct nf_store *below, const struct nf_link_options *o, struct nf_store **out);
+
+struct nf_link_status {
+	enum nf_link_state state;
+	int last_error;     /* why DISCONNECTED; 0 when connected */
+	uint64_t since_ns;  /* of this state, nf_clock_ns() */
+	uint64_t probes;
+};
+void nf_link_status(struct nf_store *link, struct nf_link_status *out);
+const char *nf_link_state_name(enum nf_link_state s);
+
+/* `foliofs offline|online`. */
+void nf_link_hold(struct nf_store *link, bool held);
+/* Something suggests that the path is different now: probe (unless HELD). */
+void nf_link_wake(struct nf_store *link);
+/* Waits until the state is CONNECTED, DISCONNECTED or HELD, at most until DEADLINE_NS; probes if PROBING. */
+enum nf_link_state nf_link_settle(struct nf_store *link, uint64_t deadline_ns);
+
+#endif
