@@ -100,6 +100,27 @@ enum nf_exit nf_cmd_sync(struct nf_args *a)
 	return e;
 }
 
+/* --- offline, online ----------------------------------------------------------------------- */
+
+static enum nf_exit hold(const char *path, bool offline)
+{
+	nf_auto_free char *reply = NULL;
+	struct nf_live l;
+
+	enum nf_exit e = nf_live_reach(path, &l);
+	if (e == NF_EXIT_OK && offline)
+		e = nf_live_flush_kernel(&l);
+	if (e == NF_EXIT_OK) {
+		int r = nf_control_ask(l.fd, offline ? "{\"cmd\":\"offline\"}" : "{\"cmd\":\"online\"}", NULL, NULL, &reply);
+		e = r < 0 ? nf_live_failed(&l, offline ? "offline" : "online", r) : NF_EXIT_OK;
+	}
+	nf_live_leave(&l);
+	return e;
+}
+
+enum nf_exit nf_cmd_offline(struct nf_args *a) { return hold(a->arg[0], true); }
+enum nf_exit nf_cmd_online(struct nf_args *a) { return hold(a->arg[0], false); }
+
 /* --- umount ------------------------------------------------------------------------------- */
 
 static bool run(const char *const *argv)

@@ -265,13 +265,14 @@ static enum nf_exit mount_at(const char *store, const char *dir, const struct nf
 	struct nf_site s = { 0 };
 	nf_auto_free char *at = NULL;
 
+	c.offline = o->offline;
 	if (vault_options(o, &c.vault) < 0)
 		return NF_EXIT_USAGE;
 	enum nf_exit e = check_dir(dir, &at);
 	if (e == NF_EXIT_OK)
 		e = nf_site_init(store, o, &s);
 	if (e == NF_EXIT_OK)
-		e = nf_site_unlock(&s, o, c.root_key);
+		e = nf_site_unlock(&s, o, c.root_key, &c.kept);
 	if (e == NF_EXIT_OK) {
 		front_options(o, at, &kernel, &c.front);
 		c.address = s.address;

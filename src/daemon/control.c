@@ -186,6 +186,18 @@ static bool do_refresh(struct peer *p, const char *line)
 	return reply_text(p, nf_vault_refresh(p->c->env.vault), NULL);
 }
 
+static bool do_offline(struct peer *p, const char *line)
+{
+	(void)line;
+	return reply_text(p, nf_vault_hold(p->c->env.vault, true), NULL);
+}
+
+static bool do_online(struct peer *p, const char *line)
+{
+	(void)line;
+	return reply_text(p, nf_vault_hold(p->c->env.vault, false), NULL);
+}
+
 static bool do_shutdown(struct peer *p, const char *line)
 {
 	(void)line;
@@ -346,6 +358,8 @@ static const struct {
 } commands[] = {
 	{ "status", do_status }, { "stats", do_stats },     { "regions", do_regions },   { "requests", do_requests },
 	{ "trace", do_trace },   { "refresh", do_refresh }, { "shutdown", do_shutdown }, { "sync", do_sync },
+	{ "offline", do_offline },
+	{ "online", do_online },
 	{ "snapshots", do_snapshots },
 	{ "snapshot-create", do_snapshot_create },
 	{ "snapshot-remove", do_snapshot_remove },

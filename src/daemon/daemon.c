@@ -7,7 +7,7 @@
 #include "daemon/explain.h"
 #include "daemon/paths.h"
 #include "daemon/unlock.h"
-#include "foliofs/store.h"
+#include "store/link.h"
 
 #include <signal.h>
 #include <stdatomic.h>
@@ -20,6 +20,7 @@ struct daemon {
 	struct nf_daemon_config *c;      /* borrowed */
 	struct nf_daemon_report *report; /* borrowed */
 	char *safe;                      /* the address without secrets; owned, as all below */
+	struct nf_header *header;
 	struct nf_vault_paths paths;
 	struct nf_vault *vault;
 	struct nf_front *front;
@@ -97,33 +98,55 @@ static int explain(struct daemon *d, enum nf_daemon_stage stage, int code, const
 	return failed(d, stage, code, s ? s : nf_strerror(code));
 }
 
+/* The first meeting with the store of a vault that was opened by the remembered header: is it still that vault, and are
+ * these its keys? */
+static int meet(void *ctx, struct nf_store *store)
+{
+	struct daemon *d = ctx;
+	nf_auto_free char *where = NULL;
+	uint8_t root_key[NF_KEY_BYTES];
+	struct nf_header *h = NULL;
+	bool kept = false;
+
+	nf_header_root_key(d->header, root_key);
+	int r = nf_header_open(d->c->address, store, root_key, &kept, &h, &where);
+	nf_wipe(root_key, sizeof root_key);
+	if (r == 0 && kept)
+		r = nf_fail(-NF_E_OFFLINE);
+	nf_header_free(h);
+	return r;
+}
+
 static int open_vault(struct daemon *d)
 {
 	struct nf_daemon_config *c = d->c;
 	nf_auto_free char *where = NULL;
-	struct nf_header *h = NULL;
 	struct nf_store *store;
 	enum nf_daemon_stage stage = NF_STAGE_STORE;
 
 	int r = nf_store_open(c->address, &c->store, false, &store);
+	if (r == 0)
+		r = nf_link_new(store, &(struct nf_link_options){ .held = c->offline }, &store);
 	if (r < 0)
 		return explain(d, stage, r, NULL);
 	stage = NF_STAGE_HEADER;
-	r = nf_header_open(c->address, store, c->root_key, true, &h, NULL, &where);
+	r = nf_header_open(c->address, store, c->root_key, &c->kept, &d->header, &where);
 	nf_wipe(c->root_key, sizeof c->root_key);
 	if (r == 0)
-		r = nf_vault_paths_of(nf_header_volume_id(h), c->cache_dir, &d->paths);
+		r = nf_vault_paths_of(nf_header_volume_id(d->header), c->cache_dir, &d->paths);
 	if (r < 0) {
 		nf_store_free(store);
-		nf_header_free(h);
 		return explain(d, stage, r, where);
 	}
 	c->vault.store = store; /* taken, whatever comes */
-	c->vault.header = h;
+	c->vault.header = d->header;
 	c->vault.cache_dir = d->paths.cache;
 	c->vault.state_dir = d->paths.state;
+	if (c->kept) {
+		c->vault.meet = meet;
+		c->vault.meet_ctx = d;
+	}
 	r = nf_vault_open(&c->vault, &d->vault);
-	nf_header_free(h);
 	return r < 0 ? explain(d, NF_STAGE_VAULT, r, d->paths.state) : 0;
 }
 
@@ -177,6 +200,7 @@ static void take_down(struct daemon *d)
 	if (d->front)
 		nf_front_free(d->front);
 	nf_vault_close(d->vault);
+	nf_header_free(d->header);
 	nf_vault_paths_deinit(&d->paths);
 	free(d->safe);
 }

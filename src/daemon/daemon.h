@@ -22,6 +22,8 @@ struct nf_daemon_config {
 	struct nf_store_options store;
 	uint8_t root_key[NF_KEY_BYTES]; /* wiped once used */
 	const char *cache_dir;          /* the user's choice; NULL */
+	bool kept;                      /* the root key is from the remembered header: the store has not answered */
+	bool offline;                   /* begin without the server, until told otherwise */
 	struct nf_vault_options vault;  /* store, header and directories are filled in */
 	struct nf_front_options front;  /* fsname NULL: the address */
 	/* Called when the mount is ready: the parent may go. */

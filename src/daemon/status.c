@@ -68,6 +68,35 @@ static void text_pending(struct nf_text *t, const struct nf_vault_status *s)
 	}
 }
 
+static const char *link_word(const struct nf_vault_status *s)
+{
+	if (s->held)
+		return "held";
+	if (s->probing)
+		return "probing";
+	if (!s->connected)
+		return "disconnected";
+	return s->reintegrating ? "reintegrating" : "connected";
+}
+
+static void text_link(struct nf_text *t, const struct nf_vault_status *s)
+{
+	nf_textf(t, "connected            ");
+	if (s->held)
+		nf_textf(t, "no: offline by command; `foliofs online` ends it");
+	else if (s->reintegrating)
+		nf_textf(t, "yes, sending what was done while it was not");
+	else if (s->connected)
+		nf_textf(t, "yes");
+	else if (s->probing)
+		nf_textf(t, "being tried");
+	else
+		nf_textf(t, "no: %s", s->last_error ? nf_strerror(s->last_error) : "nothing was exchanged yet");
+	nf_textf(t, ", for ");
+	text_age(t, s->link_ms);
+	nf_textf(t, "\n");
+}
+
 void nf_status_to_text(const struct nf_control_env *env, struct nf_text *t)
 {
 	struct nf_vault_status s;
@@ -75,11 +104,7 @@ void nf_status_to_text(const struct nf_control_env *env, struct nf_text *t)
 	nf_vault_status(env->vault, &s);
 	nf_textf(t, "store                %s\n", env->store);
 	nf_textf(t, "mounted at           %s%s\n", env->mount_point, s.read_only ? " (read-only)" : "");
-	if (s.connected)
-		nf_textf(t, "connected            yes\n");
-	else
-		nf_textf(t, "connected            no: %s\n",
-			 s.last_error ? nf_strerror(s.last_error) : "nothing was exchanged yet");
+	text_link(t, &s);
 	text_pending(t, &s);
 	nf_textf(t, "open for writing     %" PRIu64 " files\n", s.open_for_write);
 	nf_textf(t, "conflicts            %" PRIu64 " since it was mounted\n", s.conflicts);
@@ -126,6 +151,8 @@ void nf_status_to_json(const struct nf_control_env *env, struct nf_text *t)
 	field_text(t, "state_dir", env->state_dir);
 	field_bool(t, "read_only", s.read_only);
 	field_bool(t, "connected", s.connected);
+	field_text(t, "link", link_word(&s));
+	field(t, "link_ms", s.link_ms);
 	field_text(t, "last_error", s.last_error ? nf_error_name(s.last_error) : "");
 	field_bool(t, "all_on_server", all_on_server(&s));
 	field(t, "pending_ops", s.pending_ops);

@@ -1,9 +1,10 @@
 #include "daemon/unlock.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/mem.h"
 #include "daemon/paths.h"
-#include "foliofs/store.h"
+#include "store/link.h"
 #include "vault/header_store.h"
 
 #include <fcntl.h>
@@ -13,8 +14,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { ANSWER_MS = 350 };
+
 struct answer {
 	int error;
+	bool kept;
 	uint8_t root_key[NF_KEY_BYTES];
 };
 
@@ -75,45 +79,77 @@ int nf_header_open_by(struct nf_store *store, const struct nf_secret *secret, st
 	return 0;
 }
 
-static int load(const char *address, struct nf_store *store, const struct nf_header_key *key,
-		struct nf_header **out, bool *offline)
+/* The copy that this device remembers; -ENOENT: none. */
+static int load_kept(const char *address, const struct nf_header_key *key, struct nf_header **out)
 {
-	bool needs_write;
-	int r = key->secret ? nf_header_open_by(store, key->secret, out, NULL) :
-			      nf_header_store_load(store, key, out, &needs_write);
-
-	*offline = is_offline(r);
-	if (!*offline)
-		return r;
 	struct nf_header *h;
-	int kept = nf_pin_header(address, &h);
-	if (kept < 0)
-		return r; /* nothing is remembered: that the store is away is what counts */
-	kept = key->secret ? nf_header_unlock(h, key->secret, NULL) : nf_header_unlock_root(h, key->root_key);
-	if (kept < 0) {
+
+	int r = nf_pin_header(address, &h);
+	if (r < 0)
+		return -ENOENT;
+	r = key->secret ? nf_header_unlock(h, key->secret, NULL) : nf_header_unlock_root(h, key->root_key);
+	if (r < 0) {
 		nf_header_free(h);
-		return kept;
+		return r;
 	}
 	*out = h;
 	return 0;
 }
 
-static void child(const char *address, const struct nf_store_options *so, const struct nf_secret *secret,
+/* *KEPT, in: do not ask the store; out: it was not asked, or did not answer. */
+static int load(const char *address, struct nf_store *store, const struct nf_header_key *key,
+		struct nf_header **out, bool *kept)
+{
+	bool needs_write;
+	int r = -NF_E_OFFLINE;
+
+	if (!*kept)
+		r = key->secret ? nf_header_open_by(store, key->secret, out, NULL) :
+				  nf_header_store_load(store, key, out, &needs_write);
+	*kept = is_offline(r);
+	if (!*kept)
+		return r;
+	int r2 = load_kept(address, key, out);
+	/* Where nothing is remembered, that the store is away is what counts. */
+	return r2 == -ENOENT ? r : r2;
+}
+
+/* A device that knows the vault does not wait for a server that does not answer, or not as ours would; one that
+ * refuses us, or has no vault, is another matter. */
+static int is_away(const char *address, struct nf_store *store, bool *away)
+{
+	struct nf_link_status s;
+	struct nf_header *h;
+
+	*away = false;
+	if (nf_pin_header(address, &h) < 0)
+		return 0; /* it has to answer */
+	nf_header_free(h);
+	*away = nf_link_settle(store, nf_clock_ns() + ANSWER_MS * NF_NS_PER_MS) != NF_LINK_CONNECTED;
+	nf_link_status(store, &s);
+	return *away && (s.last_error == -NF_E_STORE_DENIED || s.last_error == -NF_E_HEADER_MISSING) ? s.last_error : 0;
+}
+
+static void child(const char *address, const struct nf_store_options *so, const struct nf_secret *secret, bool offline,
 		  struct answer *a)
 {
+	struct nf_link_options lo = { .held = offline };
 	struct nf_header_key key = { .secret = secret };
 	struct nf_header *h = NULL;
 	struct nf_store *store;
-	bool offline;
 
 	a->error = nf_store_open(address, so, false, &store);
+	if (a->error == 0)
+		a->error = nf_link_new(store, &lo, &store);
 	if (a->error)
 		return;
-	a->error = load(address, store, &key, &h, &offline);
+	a->error = is_away(address, store, &a->kept);
+	if (a->error == 0)
+		a->error = load(address, store, &key, &h, &a->kept);
 	if (a->error == 0)
 		nf_header_root_key(h, a->root_key);
+	/* The process ends: nobody waits for what hangs. */
 	nf_header_free(h);
-	nf_store_free(store);
 }
 
 static int read_answer(int fd, struct answer *a)
@@ -131,8 +167,8 @@ static int read_answer(int fd, struct answer *a)
 	return 0;
 }
 
-int nf_unlock(const char *address, const struct nf_store_options *so, const struct nf_secret *secret,
-	      uint8_t root_key[NF_KEY_BYTES])
+int nf_unlock(const char *address, const struct nf_store_options *so, const struct nf_secret *secret, bool offline,
+	      uint8_t root_key[NF_KEY_BYTES], bool *kept)
 {
 	struct answer a = { 0 };
 	int fd[2];
@@ -148,7 +184,7 @@ int nf_unlock(const char *address, const struct nf_store_options *so, const stru
 	}
 	if (pid == 0) {
 		(void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-		child(address, so, secret, &a);
+		child(address, so, secret, offline, &a);
 		/* Smaller than PIPE_BUF: all or nothing; who waits sees the end of the pipe. */
 		ssize_t n = write(fd[1], &a, sizeof a);
 		nf_wipe(&a, sizeof a);
@@ -161,30 +197,29 @@ int nf_unlock(const char *address, const struct nf_store_options *so, const stru
 		;
 	if (r == 0)
 		r = a.error;
-	if (r == 0)
+	if (r == 0) {
 		memcpy(root_key, a.root_key, NF_KEY_BYTES);
+		*kept = a.kept;
+	}
 	nf_wipe(&a, sizeof a);
 	return r;
 }
 
-int nf_header_open(const char *address, struct nf_store *store, const uint8_t root_key[NF_KEY_BYTES],
-		   bool remember, struct nf_header **out, bool *offline, char **where)
+int nf_header_open(const char *address, struct nf_store *store, const uint8_t root_key[NF_KEY_BYTES], bool *kept,
+		   struct nf_header **out, char **where)
 {
 	struct nf_header_key key = { .root_key = root_key };
 	struct nf_header *h = NULL;
-	bool off;
 
-	int r = load(address, store, &key, &h, &off);
+	int r = load(address, store, &key, &h, kept);
 	if (r == 0)
 		r = nf_pin_check(address, h, where);
-	if (r == 0 && remember && !off)
+	if (r == 0 && !*kept)
 		r = nf_pin_save(address, h);
 	if (r < 0) {
 		nf_header_free(h);
 		return r;
 	}
-	if (offline)
-		*offline = off;
 	*out = h;
 	return 0;
 }

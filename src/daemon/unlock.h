@@ -9,14 +9,14 @@
 #include "foliofs/store.h"
 #include "vault/header.h"
 
-/* Runs the child.  ROOT_KEY is the caller's to wipe. Without the store, the copy that the last mount
- * kept is used. */
-int nf_unlock(const char *address, const struct nf_store_options *so, const struct nf_secret *secret,
-	      uint8_t root_key[NF_KEY_BYTES]);
-/* Loads the header of STORE by ROOT_KEY, or the copy without the store (*OFFLINE, may be NULL), and
- * checks it against what this device remembers; *WHERE as nf_pin_check(). REMEMBER: updates that. */
-int nf_header_open(const char *address, struct nf_store *store, const uint8_t root_key[NF_KEY_BYTES],
-		   bool remember, struct nf_header **out, bool *offline, char **where);
+/* Runs the child.  ROOT_KEY is the caller's to wipe.  A device that knows the vault uses the copy that the last mount
+ * kept if the store does not answer soon, or with OFFLINE at once: *KEPT. */
+int nf_unlock(const char *address, const struct nf_store_options *so, const struct nf_secret *secret, bool offline,
+	      uint8_t root_key[NF_KEY_BYTES], bool *kept);
+/* Loads the header by ROOT_KEY from STORE, or the copy (*KEPT in: do not ask the store; out: the copy it is), and checks
+ * it against what this device remembers, which is updated; *WHERE as nf_pin_check(). */
+int nf_header_open(const char *address, struct nf_store *store, const uint8_t root_key[NF_KEY_BYTES], bool *kept,
+		   struct nf_header **out, char **where);
 /* Loads the newest header by SECRET, which must open that one and not only an older generation that the
  * store still has: a key that was removed opens nothing here. USED (may be NULL): the slot. Runs the KDF. */
 int nf_header_open_by(struct nf_store *store, const struct nf_secret *secret, struct nf_header **out,

@@ -15,7 +15,6 @@
 #include "base/lock.h"
 #include "base/mem.h"
 #include "base/trace.h"
-#include "store/open.h"
 #include "store/types.h"
 
 #include <stdio.h>
@@ -52,6 +51,8 @@ struct link {
 	struct nf_store base;
 	struct nf_store *below;     /* I */
 	struct nf_link_options o;   /* I */
+	void (*tell)(void *ctx, enum nf_link_state s); /* l */
+	void *tell_ctx;             /* l */
 	struct nf_timers *timers;   /* I */
 	struct nf_pool *pool;       /* I */
 	struct nf_lock lock;
@@ -74,6 +75,7 @@ struct link {
 	struct nf_timer late;       /* ends this one */
 	struct nf_work notify;
 	bool notifying;             /* l  queued */
+	bool telling;               /* l  `tell` runs */
 };
 
 static struct link *link_of(struct nf_store *s) { return nf_container_of(s, struct link, base); }
@@ -161,8 +163,17 @@ static void notify(struct nf_work *w)
 	nf_lock_take(&k->lock);
 	k->notifying = false;
 	enum nf_link_state s = k->state;
+	void (*tell)(void *ctx, enum nf_link_state now) = k->tell;
+	void *ctx = k->tell_ctx;
+	k->telling = tell != NULL;
 	nf_lock_drop(&k->lock);
-	k->o.changed(k->o.ctx, s);
+	if (!tell)
+		return;
+	tell(ctx, s);
+	nf_lock_take(&k->lock);
+	k->telling = false;
+	nf_cond_broadcast(&k->changed);
+	nf_lock_drop(&k->lock);
 }
 
 /* The call's end waits until we are out of the store below. */
@@ -210,7 +221,7 @@ static void enter_locked(struct link *k, enum nf_link_state s, int error) NF_REQ
 	k->state = s;
 	k->since_ns = nf_clock_ns();
 	nf_cond_broadcast(&k->changed);
-	if (k->o.changed && !k->notifying && !k->closing) {
+	if (k->tell && !k->notifying && !k->closing) {
 		k->notifying = true;
 		nf_pool_add(k->pool, &k->notify);
 	}
@@ -502,6 +513,8 @@ static const struct nf_store_ops link_ops = {
 	.probe = link_probe,
 };
 
+bool nf_store_is_link(const struct nf_store *s) { return s->ops == &link_ops; }
+
 int nf_link_new(struct nf_store *below, const struct nf_link_options *o, struct nf_store **out)
 {
 	struct link *k = calloc(1, sizeof *k);
@@ -554,6 +567,18 @@ void nf_link_status(struct nf_store *s, struct nf_link_status *out)
 	nf_lock_drop(&k->lock);
 }
 
+void nf_link_listen(struct nf_store *s, void (*changed)(void *ctx, enum nf_link_state s), void *ctx)
+{
+	struct link *k = link_of(s);
+
+	nf_lock_take(&k->lock);
+	k->tell = changed;
+	k->tell_ctx = ctx;
+	while (k->telling && !nf_pool_is_mine(k->pool))
+		nf_cond_wait(&k->changed, &k->lock);
+	nf_lock_drop(&k->lock);
+}
+
 void nf_link_hold(struct nf_store *s, bool held)
 {
 	struct link *k = link_of(s);
@@ -588,12 +613,13 @@ enum nf_link_state nf_link_settle(struct nf_store *s, uint64_t deadline_ns)
 	struct link *k = link_of(s);
 
 	nf_lock_take(&k->lock);
-	bool send = k->state == NF_LINK_PROBING && probe_wanted_locked(k);
+	bool send = k->state != NF_LINK_CONNECTED && probe_wanted_locked(k);
 	nf_lock_drop(&k->lock);
 	if (send)
 		probe_send(k);
 	nf_lock_take(&k->lock);
-	while (k->state == NF_LINK_PROBING && nf_cond_wait_until(&k->changed, &k->lock, deadline_ns))
+	while (k->probing && k->state != NF_LINK_CONNECTED && k->state != NF_LINK_HELD &&
+	       nf_cond_wait_until(&k->changed, &k->lock, deadline_ns))
 		;
 	enum nf_link_state state = k->state;
 	nf_lock_drop(&k->lock);

@@ -29,14 +29,16 @@ struct nf_link_options {
 	uint32_t probe_min_ms;     /* 0: 1,000 */
 	uint32_t probe_max_ms;     /* 0: 30,000 */
 	bool held;                 /* begin so */
-	/* The state is another one.  Any thread, no lock held, must not block; may be NULL. */
-	void (*changed)(void *ctx, enum nf_link_state s);
-	void *ctx;
 };
 
 /* A filter on BELOW, which it takes (freed with it, also when this fails).  Begins PROBING, but makes no request by itself:
  * the first operation or nf_link_wake() starts the probe if it is needed. */
 int nf_link_new(struct nf_store *below, const struct nf_link_options *o, struct nf_store **out);
+
+bool nf_store_is_link(const struct nf_store *s);
+/* CHANGED is told of every state from now on, on one thread, no lock held; it must not block.  One listener; NULL: none, and
+ * the one before is not being told any more. */
+void nf_link_listen(struct nf_store *link, void (*changed)(void *ctx, enum nf_link_state s), void *ctx);
 
 struct nf_link_status {
 	enum nf_link_state state;
@@ -51,7 +53,7 @@ const char *nf_link_state_name(enum nf_link_state s);
 void nf_link_hold(struct nf_store *link, bool held);
 /* Something suggests that the path is different now: probe (unless HELD). */
 void nf_link_wake(struct nf_store *link);
-/* Waits until the state is CONNECTED, DISCONNECTED or HELD, at most until DEADLINE_NS; probes if PROBING. */
+/* Unless CONNECTED or HELD, probes and waits for the result, at most until DEADLINE_NS.  The state then. */
 enum nf_link_state nf_link_settle(struct nf_store *link, uint64_t deadline_ns);
 
 #endif

@@ -23,6 +23,7 @@ enum {
 	MERGE_WAIT_MAX_MS = 300,
 	PRUNE_AGE_S = 600,
 	PRUNE_EVERY = 32,       /* looks */
+	REACH_MS = 15000,       /* longer than a probe */
 	/* An epoch that has grown to this is cut early. */
 	CUT_LAYER_BYTES = 16 << 20,
 	CUT_OPS_BYTES = 4 << 20,
@@ -65,21 +66,39 @@ static void wake_synced(struct nf_vault *v)
 	}
 }
 
+/* The server has gone: who waits for it is told, and does not hang.  What was done stays in the journal. */
+static void fail_synced(struct nf_vault *v)
+{
+	struct nf_list all;
+
+	nf_list_init(&all);
+	nf_lock_take(&v->ns);
+	nf_list_for_each_safe(run, &v->sync_waiters, struct nf_run, waiting) {
+		nf_list_del(&run->waiting);
+		nf_list_add_tail(&all, &run->waiting);
+	}
+	nf_lock_drop(&v->ns);
+	nf_list_for_each_safe(run, &all, struct nf_run, waiting) {
+		nf_list_del(&run->waiting);
+		nf_run_end(run, nf_fail(-NF_E_OFFLINE));
+	}
+}
+
 void nf_sync_wait(struct nf_run *run)
 {
 	struct nf_vault *v = run->v;
 
 	nf_lock_take(&v->ns);
 	run->sync_seq = target_seq(v);
-	bool wait = run->sync_seq != 0;
-	if (wait) {
+	bool wait = run->sync_seq != 0, away = v->away;
+	if (wait && !away) {
 		nf_list_add_tail(&v->sync_waiters, &run->waiting);
 		v->want_commit = true;
 		nf_cond_broadcast(&v->changed);
 	}
 	nf_lock_drop(&v->ns);
-	if (!wait)
-		nf_run_end(run, 0);
+	if (!wait || away)
+		nf_run_end(run, wait ? nf_fail(-NF_E_OFFLINE) : 0);
 }
 
 /* --- one turn ------------------------------------------------------------------------------------ */
@@ -126,8 +145,12 @@ static int check_cloned(struct nf_vault *v, const struct nf_look_result *look)
 
 static int look(struct nf_vault *v, struct nf_look_result *out)
 {
-	int r = nf_look(v->look, out);
+	int r = v->meet ? v->meet(v->meet_ctx, v->store) : 0;
 
+	if (r == 0) {
+		v->meet = NULL;
+		r = nf_look(v->look, out);
+	}
 	nf_count(NF_C_LOOKS, 1);
 	if (r == 0 && out->nr_leaves == 0)
 		r = nf_fail(-NF_E_HEAD_ROLLBACK);
@@ -300,10 +323,32 @@ int nf_commit_turn(struct nf_vault *v, bool force)
 	if (r < 0 && r != -NF_E_HEAD_ROLLBACK)
 		v->connected = r != -NF_E_OFFLINE && r != -NF_E_TIMEOUT;
 	nf_cond_broadcast(&v->changed);
+	if (target_seq(v) == 0 || v->confirmed_seq >= v->reintegrate_seq)
+		v->reintegrating = false;
 	nf_lock_drop(&v->ns);
 	wake_synced(v);
 	prune(v);
 	return NF_MIN(r, 0);
+}
+
+void nf_commit_link(void *vault, enum nf_link_state s)
+{
+	struct nf_vault *v = vault;
+	bool away = s == NF_LINK_DISCONNECTED || s == NF_LINK_HELD;
+
+	nf_lock_take(&v->ns);
+	if (v->away && !away) {
+		v->reintegrate_seq = target_seq(v);
+		v->reintegrating = v->reintegrate_seq != 0;
+	}
+	v->away = away;
+	/* Back: what others did meanwhile, and what we did, at once. */
+	v->want_look = v->want_look || (s == NF_LINK_CONNECTED && !v->manual);
+	v->back = v->back || s == NF_LINK_CONNECTED;
+	nf_cond_broadcast(&v->changed);
+	nf_lock_drop(&v->ns);
+	if (away)
+		fail_synced(v);
 }
 
 /* --- the thread ------------------------------------------------------------------------------------- */
@@ -340,9 +385,18 @@ static void *committer(void *arg)
 		uint64_t now = nf_clock_ns(), at = v->manual ? now + NF_NS_PER_S : next_poll;
 		bool due = v->manual ? v->want_commit : something_due(v, now, &at);
 		bool poll = v->want_look || (!v->manual && now >= next_poll);
+		if (v->back) {
+			v->back = false;
+			retry_at = 0;
+			back_off_ms = 200;
+		}
 		if (now < retry_at && !v->want_look) {
 			due = poll = false;
 			at = retry_at;
+		}
+		if (v->away) {
+			due = poll = false;
+			at = now + 60 * NF_NS_PER_S; /* the link tells when it is back */
 		}
 		if (!due && !poll) {
 			nf_cond_wait_until(&v->changed, &v->ns, at);
@@ -352,7 +406,7 @@ static void *committer(void *arg)
 		nf_lock_drop(&v->ns);
 		int r = 0;
 		/* A poll is one listing; only news makes more of it. */
-		bool quiet = !due && nf_look_poll(v->look) == 0;
+		bool quiet = !due && !v->meet && nf_look_poll(v->look) == 0;
 		if (!quiet)
 			r = nf_commit_turn(v, due);
 		nf_lock_take(&v->ns);
@@ -398,21 +452,46 @@ void nf_commit_stop(struct nf_vault *v)
 
 /* --- from outside --------------------------------------------------------------------------------------- */
 
+/* Somebody asks for the server: is it there?  Waits for one probe at most. */
+static int reach(struct nf_vault *v)
+{
+	if (!v->link)
+		return 0;
+	if (nf_link_settle(v->link, nf_clock_ns() + REACH_MS * NF_NS_PER_MS) != NF_LINK_CONNECTED)
+		return nf_fail(-NF_E_OFFLINE);
+	/* The link's own message may come later than this. */
+	nf_lock_take(&v->ns);
+	v->away = false;
+	nf_lock_drop(&v->ns);
+	return 0;
+}
+
+int nf_vault_hold(struct nf_vault *v, bool held)
+{
+	if (!v->link)
+		return nf_fail(-EOPNOTSUPP);
+	nf_link_hold(v->link, held);
+	return 0;
+}
+
 int nf_vault_refresh(struct nf_vault *v)
 {
 	if (v->fixed)
 		return 0;
 	if (v->no_threads)
 		return nf_commit_turn(v, false);
+	int r = reach(v);
+	if (r < 0)
+		return r;
 	nf_lock_take(&v->ns);
 	uint64_t had = v->looks_done;
 	v->want_look = true;
 	nf_cond_broadcast(&v->changed);
-	while (v->looks_done == had && !v->stopping)
+	while (v->looks_done == had && !v->stopping && !v->away)
 		nf_cond_wait(&v->changed, &v->ns);
 	while (v->committing && !v->stopping)
 		nf_cond_wait(&v->changed, &v->ns);
-	int r = v->last_error;
+	r = v->looks_done == had && v->away ? nf_fail(-NF_E_OFFLINE) : v->last_error;
 	nf_lock_drop(&v->ns);
 	return r;
 }
@@ -429,6 +508,9 @@ int nf_vault_sync(struct nf_vault *v, _Atomic bool *stop)
 		(void)nf_vault_refresh(v);
 		return 0;
 	}
+	r = reach(v);
+	if (r < 0)
+		return r;
 	if (v->no_threads) {
 		for (int i = 0; i < TURNS_MAX && r == 0 && !is_done(v, target); i++)
 			r = nf_commit_turn(v, true);
@@ -443,8 +525,8 @@ int nf_vault_sync(struct nf_vault *v, _Atomic bool *stop)
 		if (v->turns_done != seen && v->last_error < 0)
 			failures++;
 		seen = v->turns_done;
-		if (failures >= 5) {
-			r = v->last_error;
+		if (failures >= 5 || v->away) {
+			r = v->away ? nf_fail(-NF_E_OFFLINE) : v->last_error;
 			break;
 		}
 	}

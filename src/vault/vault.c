@@ -257,6 +257,9 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	v->fs.ops = &nf_vault_fs_ops;
 	v->fs.read_only = o->read_only;
 	v->store = o->store;
+	v->meet = o->meet;
+	v->meet_ctx = o->meet_ctx;
+	v->link = nf_store_is_link(o->store) ? o->store : NULL;
 	v->lock_fd = -1;
 	atomic_init(&v->room_bytes, UINT64_MAX / 2);
 	v->host = strdup(o->host ? o->host : host);
@@ -311,6 +314,14 @@ static int first_turn(struct nf_vault *v)
 	return r == -NF_E_HEAD_ROLLBACK || r == -NF_E_STORE_DENIED || r == -NF_E_WRITER_CLONED ? r : 0;
 }
 
+static bool is_connected(struct nf_vault *v)
+{
+	struct nf_link_status s;
+
+	nf_link_status(v->link, &s);
+	return s.state == NF_LINK_CONNECTED;
+}
+
 int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
 {
 	struct nf_state s = { 0 };
@@ -331,7 +342,8 @@ int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
 		r = open_writer(v, &s);
 	if (r == 0 && s.base.id.seq == 0)
 		r = remember(v);
-	if (r == 0)
+	/* A server that has not answered yet is not waited for: the committer goes on from here. */
+	if (r == 0 && (!v->link || v->no_threads || is_connected(v)))
 		r = first_turn(v);
 	v->fixed = o->snapshot != NULL;
 	if (r == 0 && v->fixed)
@@ -339,6 +351,14 @@ int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
 	/* A snapshot never changes. */
 	if (r == 0 && !v->no_threads && !v->fixed)
 		r = nf_commit_start(v);
+	if (r == 0 && v->link && v->committer_runs) {
+		nf_link_listen(v->link, nf_commit_link, v);
+		struct nf_link_status now;
+		nf_link_status(v->link, &now);
+		nf_commit_link(v, now.state);
+		if (now.state == NF_LINK_PROBING)
+			nf_link_wake(v->link);
+	}
 	nf_state_deinit(&s);
 	if (r < 0) {
 		nf_vault_close(v);
@@ -420,6 +440,8 @@ void nf_vault_close(struct nf_vault *v)
 {
 	if (!v)
 		return;
+	if (v->link)
+		nf_link_listen(v->link, NULL, NULL);
 	nf_commit_stop(v);
 	if (v->pool) {
 		nf_lock_take(&v->ns);
@@ -551,6 +573,20 @@ static void pending(struct nf_vault *v, struct nf_vault_status *s)
 		s->oldest_ms = (nf_clock_ns() - oldest) / NF_NS_PER_MS;
 }
 
+static void link_status(struct nf_vault *v, struct nf_vault_status *s)
+{
+	struct nf_link_status l;
+
+	nf_link_status(v->link, &l);
+	s->connected = l.state == NF_LINK_CONNECTED;
+	s->held = l.state == NF_LINK_HELD;
+	s->probing = l.state == NF_LINK_PROBING;
+	s->reintegrating = s->reintegrating && s->connected;
+	s->link_ms = (nf_clock_ns() - l.since_ns) / NF_NS_PER_MS;
+	if (l.last_error)
+		s->last_error = l.last_error;
+}
+
 void nf_vault_status(struct nf_vault *v, struct nf_vault_status *out)
 {
 	struct nf_vault_status s = { 0 };
@@ -575,7 +611,10 @@ void nf_vault_status(struct nf_vault *v, struct nf_vault_status *out)
 	s.writer_seq = v->confirmed_seq;
 	s.write_back_ms = v->write_back_ms;
 	s.poll_ms = v->poll_ms;
+	s.reintegrating = v->reintegrating;
 	nf_lock_drop(&v->ns);
+	if (v->link)
+		link_status(v, &s);
 	if (v->cache)
 		nf_cache_stats(v->cache, &cs);
 	s.cache_used_bytes = cs.used_bytes;

@@ -18,7 +18,9 @@ struct nf_vault;
 struct nf_header;
 
 struct nf_vault_options {
-	struct nf_store *store;       /* taken: closed with the vault, also when open fails */
+	/* Taken: closed with the vault, also when open fails.  If it is a link (store/link.h), the committer rests while
+	 * the server is away. */
+	struct nf_store *store;
 	const struct nf_header *header; /* unlocked; borrowed for the call */
 	const char *cache_dir;        /* NULL with read_only: none is kept */
 	const char *state_dir;
@@ -34,6 +36,9 @@ struct nf_vault_options {
 	bool no_threads;              /* commands and tests: no committer; drive it by nf_vault_sync() */
 	const char *snapshot;         /* with read_only: show this one, NAME or NAME@ID; -NF_E_SNAPSHOT_* */
 	const char *expect;           /* fingerprint the first head must have; NULL */
+	/* Called (it may block) before the first exchange with the store and again until it returns 0; NULL. */
+	int (*meet)(void *ctx, struct nf_store *store);
+	void *meet_ctx;
 	const char *host;             /* for conflict names; NULL: gethostname */
 };
 
@@ -69,8 +74,15 @@ int nf_vault_snapshot_create(struct nf_vault *v, const char *name, _Atomic bool 
 /* ID: its beginning, or NULL.  -NF_E_SNAPSHOT_NONE, -NF_E_SNAPSHOT_AMBIGUOUS. */
 int nf_vault_snapshot_remove(struct nf_vault *v, const char *name, const char *id, _Atomic bool *stop);
 
+/* Offline by command, and back.  0, or -EOPNOTSUPP without a link. */
+int nf_vault_hold(struct nf_vault *v, bool held);
+
 struct nf_vault_status {
-	bool connected;          /* the last exchange with the store succeeded */
+	bool connected;          /* the link says so; without one: the last exchange with the store succeeded */
+	bool held;               /* offline by command */
+	bool probing;            /* it is being found out */
+	bool reintegrating;      /* connected, and what was done while away is being sent */
+	uint64_t link_ms;        /* since the link changed */
 	bool read_only;
 	int last_error;          /* of the last exchange */
 	uint64_t pending_ops;    /* operations not on the server */

@@ -28,6 +28,7 @@
 #include "foliofs/netfs.h"
 #include "journal/journal.h"
 #include "pagecache/rangeset.h"
+#include "store/link.h"
 #include "vault/apply.h"
 #include "vault/fetch.h"
 #include "vault/head.h"
@@ -148,6 +149,9 @@ struct nf_vault {
 	struct nf_fs fs;
 	/* I */
 	struct nf_store *store;
+	struct nf_store *link;     /* the same, if it is a link */
+	int (*meet)(void *ctx, struct nf_store *store); /* the committer's; NULL: done */
+	void *meet_ctx;
 	struct nf_cache *cache;
 	struct nf_aio *aio;
 	struct nf_journal *journal;
@@ -198,7 +202,11 @@ struct nf_vault {
 	uint64_t have_news;         /* n  take-overs so far */
 	unsigned flushing;          /* n  flushes of the cut under way */
 	bool committing;            /* n */
-	bool connected;             /* n */
+	bool connected;             /* n  without a link */
+	bool away;                  /* n  the link is disconnected or held: nothing is tried */
+	bool back;                  /* n  it was found connected: no back-off any more */
+	bool reintegrating;         /* n  until our dot of reintegrate_seq is on the server */
+	uint64_t reintegrate_seq;   /* n */
 	int last_error;             /* n */
 	uint64_t looks_done;        /* n */
 	uint64_t turns_done;        /* n */
@@ -299,6 +307,8 @@ int nf_commit_start(struct nf_vault *v);  /* the thread */
 void nf_commit_stop(struct nf_vault *v);
 /* One turn: look, take over, and if there is something (or FORCE) commit. Blocks. */
 int nf_commit_turn(struct nf_vault *v, bool force);
+/* The link is in state S: the committer rests or begins. */
+void nf_commit_link(void *vault, enum nf_link_state s);
 
 /* --- merge.c --------------------------------------------------------------------------------- */
 /* The tree of all LEAVES together (ascending by (seq, tag); the last is the base), as a layer over that base; deltas that

@@ -19,8 +19,8 @@ from conftest import ROOT, is_mounted, wait_for
 from vault_lib import (BUSY, DAMAGED, DENIED, ERROR, EXITS, FOREIGN, KEY, MOUNT, NO_VAULT, NOT_MOUNTED, OFFLINE, OK,
                        USAGE, servers)
 
-COMMANDS = ["init", "mount", "umount", "status", "sync", "key", "ls", "cat", "get", "check", "snapshot", "stats", "regions",
-            "requests", "map", "trace"]
+COMMANDS = ["init", "mount", "umount", "status", "sync", "offline", "online", "key", "ls", "cat", "get", "check", "snapshot", "stats",
+            "regions", "requests", "map", "trace"]
 PASS = "correct horse"
 
 
@@ -530,3 +530,55 @@ def test_a_snapshot_is_made_listed_looked_at_mounted_and_removed(vault, stage):
     vault.run("snapshot", vault.mnt, "remove", "after")
     assert "after" not in vault.run("snapshot", vault.mnt, "list").stdout
     vault.umount()
+
+
+def test_offline_by_command_nothing_is_sent_and_online_sends_it(vault):
+    vault.mount("--write-back", "100ms", "--poll", "100ms")
+    (vault.mnt / "f").write_text("before")
+    vault.run("sync", vault.mnt)
+    vault.run("offline", vault.mnt)
+    assert vault.status()["link"] == "held" and "offline by command" in vault.run("status", vault.mnt).stdout
+    (vault.mnt / "f").write_text("after")
+    (vault.mnt / "d").mkdir()
+    vault.run("sync", vault.mnt, code=OFFLINE)
+    time.sleep(0.5)
+    assert vault.run("cat", vault.store, "/f").stdout == "before"
+    assert (vault.mnt / "f").read_text() == "after" and not vault.status()["all_on_server"]
+    vault.run("online", vault.mnt)
+    wait_for(lambda: vault.status()["all_on_server"], 20)
+    assert vault.status()["link"] == "connected"
+    assert vault.run("cat", vault.store, "/f").stdout == "after"
+    vault.umount()
+    vault.mount("--offline")
+    assert vault.status()["link"] == "held" and (vault.mnt / "f").read_text() == "after"
+    vault.umount()
+
+
+def test_the_link_follows_a_server_that_goes_and_comes_back(site):
+    fast = ("--poll", "200ms", "--write-back", "100ms")
+    with servers.start("apache") as s:
+        url = f"dav://127.0.0.1:{s.port}/vault"
+        site.run("init", url, "--kdf-cost", "15")
+        site.run("mount", url, site.mnt, *fast)
+        (site.mnt / "f").write_text("one")
+        site.run("sync", site.mnt)
+        assert site.status()["link"] == "connected"
+        s.halt()
+        wait_for(lambda: site.status()["link"] == "disconnected", 30)
+        begun = time.monotonic()
+        with open(site.mnt / "h", "w") as f:
+            f.write("three")
+            f.flush()
+            os.fsync(f.fileno())
+        assert (site.mnt / "f").read_text() == "one"
+        site.run("sync", site.mnt, code=OFFLINE)
+        assert time.monotonic() - begun < 5
+        site.umount()
+        begun = time.monotonic()
+        site.run("mount", url, site.mnt, *fast)
+        print(f"a mount without the server: {time.monotonic() - begun:.2f} s")
+        assert (site.mnt / "h").read_text() == "three" and site.status()["link"] == "disconnected"
+        s.start()
+        wait_for(lambda: site.status()["all_on_server"], 60)
+        assert site.run("cat", url, "/h").stdout == "three"
+        site.umount()

@@ -1,7 +1,6 @@
 /* The link: what is a disconnection, what is not, and that nobody waits for a server that is not there. */
 #include "store/fault.h"
 #include "store/link.h"
-#include "store/open.h"
 
 #include "aio/pool.h"
 #include "base/clock.h"
@@ -33,7 +32,7 @@ static void rig_init(struct rig *r, bool held, bool vault)
 	static unsigned nr;
 	char address[64];
 	struct nf_link_options o = { .probe_timeout_ms = PROBE_MS, .probe_min_ms = 30, .probe_max_ms = 60,
-				     .held = held, .changed = on_change, .ctx = r };
+				     .held = held };
 
 	snprintf(address, sizeof address, "fault+mem:link%u?", ++nr);
 	ck_assert_int_eq(nf_store_open(address, NULL, false, &r->fault), 0);
@@ -42,6 +41,7 @@ static void rig_init(struct rig *r, bool held, bool vault)
 	ck_assert_int_eq(conform_put(r->fault, "o/x", 1000), 0);
 	atomic_init(&r->changes, 0);
 	ck_assert_int_eq(nf_link_new(r->fault, &o, &r->link), 0);
+	nf_link_listen(r->link, on_change, r);
 }
 
 static enum nf_link_state state_of(struct rig *r)
