@@ -146,14 +146,11 @@ static bool do_regions(struct peer *p, const char *line)
 
 static bool do_requests(struct peer *p, const char *line)
 {
-	nf_auto_free char *text = NULL;
 	struct nf_text t = NF_TEXT_INIT;
 
 	(void)line;
-	int r = nf_vault_requests_text(p->c->env.vault, &text);
-	nf_textf(&t, "%s", text ? text : "");
-	nf_front_to_text(p->c->env.front, &t);
-	bool ok = reply_text(p, r, nf_text_str(&t));
+	nf_requests_to_text(&p->c->env, &t);
+	bool ok = reply_text(p, t.failed ? nf_fail(-ENOMEM) : 0, nf_text_str(&t));
 	nf_text_deinit(&t);
 	return ok;
 }

@@ -52,6 +52,8 @@ int nf_control_ask(int fd, const char *request, void (*progress)(void *ctx, cons
 
 /* status.c */
 void nf_status_to_text(const struct nf_control_env *env, struct nf_text *t);
+/* Reads and writes of the library and calls of the kernel under way. */
+void nf_requests_to_text(const struct nf_control_env *env, struct nf_text *t);
 void nf_status_to_json(const struct nf_control_env *env, struct nf_text *t);
 /* "1.5 MiB" */
 void nf_text_size(struct nf_text *t, uint64_t bytes);

@@ -5,6 +5,7 @@
 #include "base/trace.h"
 #include "daemon/control.h"
 #include "daemon/explain.h"
+#include "daemon/hidden.h"
 #include "daemon/paths.h"
 #include "daemon/unlock.h"
 #include "store/link.h"
@@ -23,6 +24,8 @@ struct daemon {
 	struct nf_header *header;
 	struct nf_vault_paths paths;
 	struct nf_vault *vault;
+	struct nf_control_env env;
+	struct nf_hidden *hidden;
 	struct nf_front *front;
 	struct nf_control *control;
 };
@@ -154,24 +157,27 @@ static int mount_front(struct daemon *d)
 {
 	if (!d->c->front.fsname)
 		d->c->front.fsname = d->safe;
-	int r = nf_front_new(&d->c->front, nf_vault_fs(d->vault), &d->front);
+	d->env = (struct nf_control_env){ .vault = d->vault, .store = d->safe, .mount_point = d->c->front.mount_point,
+					  .cache_dir = d->paths.cache, .state_dir = d->paths.state };
+	int r = nf_hidden_new(nf_vault_fs(d->vault), &d->env, &d->hidden);
+	if (r == 0)
+		r = nf_front_new(&d->c->front, nf_hidden_fs(d->hidden), &d->front);
 	if (r < 0)
 		return failed(d, NF_STAGE_MOUNT, r, nf_strerror(r));
+	d->env.front = d->front;
+	nf_hidden_notify(d->hidden, true);
 	r = nf_front_mount(d->front);
 	return r < 0 ? failed(d, NF_STAGE_MOUNT, r, nf_front_error(d->front)) : 0;
 }
 
 static int listen_control(struct daemon *d)
 {
-	struct nf_control_env env = { .vault = d->vault, .front = d->front, .store = d->safe,
-				      .mount_point = d->c->front.mount_point,
-				      .cache_dir = d->paths.cache, .state_dir = d->paths.state };
 	nf_auto_free struct nf_mount *m = calloc(1, sizeof *m);
 	char text[256];
 
 	int r = m ? nf_mount_find(d->c->front.mount_point, true, m) : nf_fail(-ENOMEM);
 	if (r == 0)
-		r = nf_control_open(m, &env, &d->control);
+		r = nf_control_open(m, &d->env, &d->control);
 	if (r == 0)
 		return 0;
 	(void)snprintf(text, sizeof text, "control socket cannot be made: %s; is the runtime directory yours, with mode 0700?",
@@ -197,8 +203,11 @@ static void take_down(struct daemon *d)
 {
 	nf_control_close(d->control);
 	catch_signals(NULL);
-	if (d->front)
+	if (d->front) {
+		nf_hidden_notify(d->hidden, false);
 		nf_front_free(d->front);
+	}
+	nf_hidden_free(d->hidden);
 	nf_vault_close(d->vault);
 	nf_header_free(d->header);
 	nf_vault_paths_deinit(&d->paths);

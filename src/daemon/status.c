@@ -139,6 +139,17 @@ static void field_bool(struct nf_text *t, const char *name, bool v)
 	nf_textf(t, ",\"%s\":%s", name, v ? "true" : "false");
 }
 
+void nf_requests_to_text(const struct nf_control_env *env, struct nf_text *t)
+{
+	nf_auto_free char *text = NULL;
+
+	if (nf_vault_requests_text(env->vault, &text))
+		t->failed = true;
+	else
+		nf_textf(t, "%s", text);
+	nf_front_to_text(env->front, t);
+}
+
 void nf_status_to_json(const struct nf_control_env *env, struct nf_text *t)
 {
 	struct nf_vault_status s;
