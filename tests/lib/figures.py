@@ -87,10 +87,10 @@ class Machine:
 
 
 class Bench:
-    def __init__(self, stage, build, kind="apache", delay_s=0.0):
+    def __init__(self, stage, build, kind="apache", delay_s=0.0, init=("--kdf-cost", "15")):
         self.stage = stage
         self.exe = build / "src" / "foliofs"
-        self.kind, self.delay_s = kind, delay_s
+        self.kind, self.delay_s, self.init = kind, delay_s, init
         self.machines = []
 
     def __enter__(self):
@@ -98,7 +98,7 @@ class Bench:
         self.server = self.stack.enter_context(servers.start(self.kind))
         self.proxy = self.stack.enter_context(proxy.start(self.server.port, self.delay_s))
         self.address = f"dav://127.0.0.1:{self.proxy.port}/"
-        Machine(self, "init").run("init", self.address, "--kdf-cost", "15")
+        Machine(self, "init").run("init", self.address, *self.init)
         return self
 
     def __exit__(self, *_):

@@ -37,12 +37,14 @@ class Hold:
     released = asyncio.Event()
 
     @classmethod
-    async def wait(cls, data):
-        """Only its own connection waits."""
+    async def wait(cls, data, here):
+        """Only its own connection waits; HERE is set meanwhile."""
         if cls.beginning and data.startswith(cls.beginning):
             cls.beginning = None
             cls.held += 1
+            here.set()
             await cls.released.wait()
+            here.clear()
 
     @classmethod
     def command(cls, line):
@@ -63,14 +65,14 @@ async def pump(reader, writer):
         await writer.drain()
 
 
-async def delay_line(reader, queue, delay_s):
+async def delay_line(reader, queue, delay_s, held_here):
     """Reads from the client; each piece goes into the queue with the time when it is due."""
     loop = asyncio.get_running_loop()
     while data := await reader.read(PIECE_BYTES):
         Counts.sent += len(data)
         # A request's head comes in one piece, and bodies here are ciphertext.
         Counts.requests += len(REQUEST.findall(data[:4096]))
-        await Hold.wait(data)
+        await Hold.wait(data, held_here)
         await queue.put((loop.time() + delay_s, data))
     await queue.put((loop.time() + delay_s, b""))
 
@@ -92,11 +94,13 @@ async def deliver(queue, writer):
 async def client(reader, writer, target, delay_s):
     with contextlib.suppress(OSError):
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", target, limit=PIECE_BYTES)
-        queue = asyncio.Queue(PIECES_MAX)
-        tasks = [asyncio.ensure_future(t) for t in (delay_line(reader, queue, delay_s),
+        queue, held_here = asyncio.Queue(PIECES_MAX), asyncio.Event()
+        tasks = [asyncio.ensure_future(t) for t in (delay_line(reader, queue, delay_s, held_here),
                                                     deliver(queue, up_writer), pump(up_reader, writer))]
         try:
             await tasks[2]  # the server closes last
+            if held_here.is_set():
+                await Hold.released.wait()  # it heard nothing for long; the client must not learn that
         except (OSError, asyncio.CancelledError):
             pass  # the client is gone, or we end
         finally:
