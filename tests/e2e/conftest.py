@@ -23,6 +23,7 @@ import pytest
 
 LIMIT_S = 60
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/lib"))  # servers, stubserver, proxy, figures
 libc = ctypes.CDLL(None, use_errno=True)
 
 

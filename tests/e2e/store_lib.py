@@ -3,10 +3,9 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/lib"))
+from conftest import ROOT
+
 TOOL = pathlib.Path(os.environ.get("NF_BUILD", ROOT / "build")) / "tests/e2e/storetool"
 
 

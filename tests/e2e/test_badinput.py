@@ -10,9 +10,9 @@ import socket
 import subprocess
 
 import pytest
+from stubserver import Stub
 from vault_lib import (BUSY, DAMAGED, DENIED, FOREIGN, FULL, KEY, KINDS, LONG, MOUNT, NO_VAULT, NOT_DAV, OFFLINE, Vault, servers,
                        size, store)
-from stubserver import Stub  # vault_lib knows where
 
 
 def refused(m, code, *options, url=None, password=None, where=None):

@@ -17,7 +17,7 @@ import time
 import pytest
 
 from conftest import detach, wait_for
-from test_cli import Site
+from cli_lib import Site
 from test_toyfs import Toy
 
 SEED = int(os.environ.get("NF_SEED", "1"))

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from test_cli import Site
+from cli_lib import Site
 
 FILES = ["regions", "requests", "stats", "status"]
 

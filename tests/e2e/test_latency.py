@@ -1,14 +1,10 @@
 """50 ms more for every request, over a real server."""
 import subprocess
-import sys
 
 import pytest
 
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tests" / "lib"))
-import figures  # noqa: E402
-from figures import KIB, MIB, Bench  # noqa: E402
+import figures
+from figures import KIB, MIB, Bench
 
 DELAY_S = 0.05
 READ_MIB = 256

@@ -11,7 +11,8 @@ import pytest
 
 from conftest import wait_for
 from test_barrier import BARRIER
-from test_cli import NOT_MOUNTED, Site
+from cli_lib import Site
+from vault_lib import NOT_MOUNTED
 
 K, M = 1024, 1024 * 1024
 

@@ -1,15 +1,11 @@
 """How many requests and bytes things take, by the log of a real server."""
 import os
 import subprocess
-import sys
 
 import pytest
 
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tests" / "lib"))
-import figures  # noqa: E402
-from figures import KIB, MIB, Bench  # noqa: E402
+import figures
+from figures import KIB, MIB, Bench
 
 
 @pytest.fixture(params=["apache", "lighttpd", "nginx"])

@@ -1,19 +1,15 @@
 """A vault of many files, and an old one: what a cold machine pays.
 
 FOLIOFS_LONG=1: a million files in 10,000 directories and one directory of 100,000; otherwise a tenth of each."""
-import os
 import subprocess
-import sys
 
 import pytest
 
-from conftest import ROOT, wait_for
+import figures
+from conftest import wait_for
+from figures import KIB, MIB, Bench
+from vault_lib import LONG
 
-sys.path.insert(0, str(ROOT / "tests" / "lib"))
-import figures  # noqa: E402
-from figures import KIB, MIB, Bench  # noqa: E402
-
-LONG = bool(os.environ.get("FOLIOFS_LONG"))
 FILES, WIDE = (1000000, 100000) if LONG else (100000, 10000)
 # Each commit takes some ms, and pruning keeps the list of heads short only after minutes.
 AGE_FILES, AGE_COMMITS = 5000, 2000 if LONG else 400

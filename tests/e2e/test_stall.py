@@ -13,12 +13,10 @@ import time
 
 import pytest
 
-from conftest import ROOT, wait_for
+import figures
+from conftest import wait_for
+from figures import MIB, Bench
 from vault_lib import size
-
-sys.path.insert(0, str(ROOT / "tests" / "lib"))
-import figures  # noqa: E402
-from figures import MIB, Bench  # noqa: E402
 
 BOUND_S = 0.1
 FILES = 50

@@ -13,13 +13,9 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 
-import conftest
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/lib"))
-import servers  # noqa: E402
+import servers
+from conftest import ROOT, detach
 
 LONG = os.environ.get("FOLIOFS_LONG") == "1"
 KINDS = ("file",) + servers.KINDS
@@ -200,4 +196,4 @@ class Mount:
     def kill(self):
         """As a crash leaves it: no word of farewell, the mount point dead until it is taken away."""
         self.daemon.kill()
-        conftest.detach(self.dir)
+        detach(self.dir)
