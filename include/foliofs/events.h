@@ -62,6 +62,7 @@
 	X(MAPPED_SAME_BYTES, "vault", "mapped_same_bytes", "bytes", "bytes of mapped pages nobody had changed") \
 	X(UNLINE_BYTES, "vault", "unline_bytes", "bytes", "bytes written again as a small file grew") \
 	X(CLONE_BYTES, "vault", "clone_bytes", "bytes", "bytes copied by reference")               \
+	X(CLONE_LEAF_REFS, "vault", "clone_leaf_refs", "windows", "windows copied by naming the leaf that has them") \
 	X(NODES_READ, "vault", "nodes_read", "nodes", "tree nodes decoded")                        \
 	X(NODES_WRITTEN, "vault", "nodes_written", "nodes", "tree nodes sealed")                   \
 	X(RESTARTS, "vault", "restarts", "calls", "calls started again after a missing node came")

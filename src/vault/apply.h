@@ -17,7 +17,9 @@
  *                   Inode gone: the same, under its old name
  *
  * EXTENT values in layers are *patches*: explicit-holes form, naming only the blocks that changed, so that applying DATA
- * reads no extents.  nf_extent_lookup() reads through patches; nf_commit folds them.
+ * reads no extents.  A window cloned as a whole is a reference to a leaf; what is written there afterwards stands behind
+ * it as a patch, so even that reads nothing.  nf_extent_lookup() reads through patches and references; publishing folds
+ * them.
  *
  * Applying reads first and changes afterwards: when it returns NF_TREE_WANT nothing was changed. */
 #ifndef NF_VAULT_APPLY_H
@@ -73,6 +75,17 @@ int nf_layer_put_inode(struct nf_layer *l, uint64_t ino, const struct nf_inode_i
 /* The references of one window of blocks, as the view has them now. 0 or NF_TREE_WANT. */
 int nf_extent_lookup(const struct nf_view *v, uint64_t ino, uint64_t first_block, uint32_t block_bytes,
 		     struct nf_want *w, struct nf_block_ref out[NF_WINDOW_BLOCKS]);
+
+/* The same of one value of a layer: what it names, and whether by itself it says everything. 0 or NF_TREE_WANT. */
+int nf_extent_of_layer(struct nf_nodes *nodes, const void *value, size_t len, uint32_t block_bytes,
+		       struct nf_want *w, struct nf_block_ref out[NF_WINDOW_BLOCKS], bool known[NF_WINDOW_BLOCKS]);
+/* The segments that a whole value by reference stands for. 0, NF_TREE_WANT, -NF_E_TREE_BAD if they are not there. */
+int nf_extent_resolve(struct nf_nodes *nodes, const struct nf_extent_ref *ref, uint32_t block_bytes,
+		      struct nf_want *w, struct nf_block_ref out[NF_WINDOW_BLOCKS]);
+/* Where the window's present value stands as a whole, in a leaf of the base: 0 with *OUT, NF_TREE_NONE if it stands in
+ * no leaf alone (layers have their own of it, or it is all holes), NF_TREE_WANT. */
+int nf_extent_locate(const struct nf_view *v, uint64_t ino, uint64_t first_block, struct nf_want *w,
+		     struct nf_extent_ref *out);
 
 struct nf_key nf_key_inode(uint64_t ino);
 struct nf_key nf_key_dirent(uint64_t dir, uint64_t hash);

@@ -7,37 +7,45 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-/* The patch of one window as the scratch and the target layer have it, for adding to. */
-static int patch_get(struct nf_txn *t, const struct nf_key *key, uint32_t block_bytes,
-		     struct nf_block_ref refs[NF_WINDOW_BLOCKS], bool known[NF_WINDOW_BLOCKS])
+/* The patch of one window: what was written, over what it was cloned from as a whole, if it was. */
+struct patch {
+	struct nf_extent_ref base; /* leaf null: none */
+	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
+	bool known[NF_WINDOW_BLOCKS];
+};
+
+static int patch_decode(const void *value, size_t len, bool whole, uint32_t block_bytes, struct patch *p)
 {
-	static const struct nf_pack_id none = { { 0 } };
+	return nf_extent_patch_decode(value, len, whole, block_bytes, &p->base, p->refs, p->known);
+}
+
+/* As the scratch and the target layer have it, for adding to. */
+static int patch_get(struct nf_txn *t, const struct nf_key *key, uint32_t block_bytes, struct patch *out)
+{
 	const struct nf_layer *from[2] = { t->scratch, t->a->layer };
 	const void *p;
 	size_t len;
 
-	memset(refs, 0, sizeof(struct nf_block_ref) * NF_WINDOW_BLOCKS);
-	memset(known, 0, NF_WINDOW_BLOCKS);
+	memset(out, 0, sizeof *out);
 	for (int i = 0; i < 2; i++) {
 		int r = nf_layer_get(from[i], key, &p, &len);
 		if (r == NF_LAYER_GONE) {
-			memset(known, 1, NF_WINDOW_BLOCKS);
+			memset(out->known, 1, sizeof out->known);
 			return 0;
 		}
 		if (r == 0)
-			return nf_extent_decode(p, len, &none, block_bytes, refs, known);
+			return patch_decode(p, len, false, block_bytes, out);
 		if (r < 0)
 			return r;
 	}
 	return 0;
 }
 
-static int patch_put(struct nf_txn *t, const struct nf_key *key, uint32_t block_bytes,
-		     const struct nf_block_ref refs[NF_WINDOW_BLOCKS],
-		     const bool known[NF_WINDOW_BLOCKS])
+static int patch_put(struct nf_txn *t, const struct nf_key *key, uint32_t block_bytes, const struct patch *p)
 {
 	struct nf_buf b = NF_BUF_INIT;
-	nf_extent_encode(&b, refs, known, block_bytes, true);
+
+	nf_extent_patch_encode(&b, &p->base, p->refs, p->known, block_bytes);
 	int r = nf_buf_error(&b);
 	if (r == 0)
 		r = nf_layer_put(t->scratch, key, b.p, b.len);
@@ -48,21 +56,20 @@ static int patch_put(struct nf_txn *t, const struct nf_key *key, uint32_t block_
 /* Everything from FIRST_HOLE on becomes a hole. */
 static int cut_blocks(struct nf_txn *t, uint64_t ino, uint64_t first_hole, uint32_t block_bytes)
 {
-	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
-	bool known[NF_WINDOW_BLOCKS];
+	struct patch p;
 	uint64_t window = first_hole / NF_WINDOW_BLOCKS * NF_WINDOW_BLOCKS;
 	uint64_t in = first_hole - window;
 
 	if (in) {
 		struct nf_key key = nf_key_extent(ino, window);
-		int r = patch_get(t, &key, block_bytes, refs, known);
+		int r = patch_get(t, &key, block_bytes, &p);
 		if (r < 0)
 			return nf_fail(r);
 		for (uint64_t b = in; b < NF_WINDOW_BLOCKS; b++) {
-			refs[b] = (struct nf_block_ref){ 0 };
-			known[b] = true;
+			p.refs[b] = (struct nf_block_ref){ 0 };
+			p.known[b] = true;
 		}
-		r = patch_put(t, &key, block_bytes, refs, known);
+		r = patch_put(t, &key, block_bytes, &p);
 		if (r < 0)
 			return r;
 		window += NF_WINDOW_BLOCKS;
@@ -72,9 +79,7 @@ static int cut_blocks(struct nf_txn *t, uint64_t ino, uint64_t first_hole, uint3
 
 static int data_windows(struct nf_txn *t, uint64_t ino, const struct nf_op *op, uint32_t block_bytes)
 {
-	static const struct nf_pack_id none = { { 0 } };
-	struct nf_block_ref refs[NF_WINDOW_BLOCKS], now[NF_WINDOW_BLOCKS];
-	bool known[NF_WINDOW_BLOCKS], named[NF_WINDOW_BLOCKS];
+	struct patch p, now;
 	uint64_t first;
 	const uint8_t *value;
 	size_t len, pos = 0;
@@ -82,18 +87,20 @@ static int data_windows(struct nf_txn *t, uint64_t ino, const struct nf_op *op, 
 
 	while ((r = nf_op_window_iter(op, &pos, &first, &value, &len)) == 0) {
 		struct nf_key key = nf_key_extent(ino, first);
-		r = nf_extent_decode(value, len, &none, block_bytes, now, named);
-		if (r == 0)
-			r = patch_get(t, &key, block_bytes, refs, known);
+		r = patch_decode(value, len, true, block_bytes, &now);
+		if (r == 0 && !nf_ref_is_null(&now.base.leaf))
+			p = now;
+		else if (r == 0)
+			r = patch_get(t, &key, block_bytes, &p);
 		if (r < 0)
 			return nf_fail(r);
 		for (int b = 0; b < NF_WINDOW_BLOCKS; b++) {
-			if (!named[b])
+			if (!now.known[b])
 				continue;
-			refs[b] = now[b];
-			known[b] = true;
+			p.refs[b] = now.refs[b];
+			p.known[b] = true;
 		}
-		r = patch_put(t, &key, block_bytes, refs, known);
+		r = patch_put(t, &key, block_bytes, &p);
 		if (r < 0)
 			return r;
 	}
@@ -133,6 +140,26 @@ static int data_in_place(struct nf_txn *t, uint64_t ino, const struct nf_op *op,
 	return nf_txn_put_inode(t, ino, item);
 }
 
+/* One window of a layer as an operation says it: by reference if it is nothing else, else by its segments. */
+static int emit_window(struct nf_txn *t, const struct nf_key *key, const struct nf_val *val, uint32_t block_bytes,
+		       struct nf_buf *windows)
+{
+	struct nf_buf value = NF_BUF_INIT;
+	struct patch p;
+
+	int r = patch_decode(val->p, val->len, false, block_bytes, &p);
+	if (r == 0 && !nf_ref_is_null(&p.base.leaf) && !nf_extent_is_ref(val->p, val->len))
+		r = nf_extent_of_layer(t->view.nodes, val->p, val->len, block_bytes, t->w, p.refs, p.known);
+	if (r == 0) {
+		nf_extent_patch_encode(&value, &p.base, p.refs, p.known, block_bytes);
+		nf_buf_u64(windows, key->a);
+		nf_buf_str16(windows, value.p, value.len);
+		r = nf_buf_error(&value);
+	}
+	nf_buf_deinit(&value);
+	return r;
+}
+
 /* The whole content of INO in the scratch layer as one DATA operation, for a delta that is replayed elsewhere. */
 static int emit_whole(struct nf_txn *t, uint64_t ino, const struct nf_inode_item *item,
 		      const struct nf_op *cause)
@@ -152,9 +179,10 @@ static int emit_whole(struct nf_txn *t, uint64_t ino, const struct nf_inode_item
 		r = nf_view_next(&only, &at, &end, t->w, &key, &val);
 		if (r)
 			break;
-		nf_buf_u64(&windows, key.a);
-		nf_buf_str16(&windows, val.p, val.len);
+		r = emit_window(t, &key, &val, 1u << item->block_shift, &windows);
 		nf_val_deinit(&val);
+		if (r)
+			break;
 		nr++;
 		at = key;
 		at.a++;

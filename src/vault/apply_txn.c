@@ -382,9 +382,13 @@ int nf_txn_clone_base(struct nf_txn *t, uint64_t ino, uint64_t to, uint32_t bloc
 		struct nf_key now = key;
 		now.ino = to;
 		if (key.type == NF_ITEM_EXTENT) {
-			/* A layer's value is a patch only. */
-			r = nf_extent_lookup(&bv, ino, key.a, block_bytes, t->w, refs);
-			if (r == 0) {
+			struct nf_extent_ref ref;
+			r = nf_extent_locate(&bv, ino, key.a, t->w, &ref);
+			if (r == 0)
+				nf_extent_ref_encode(&b, &ref);
+			else if (r == NF_TREE_NONE) /* a layer's value is a patch only */
+				r = nf_extent_lookup(&bv, ino, key.a, block_bytes, t->w, refs);
+			if (r == 0 && !b.len) {
 				memset(known, 1, sizeof known);
 				nf_extent_encode(&b, refs, known, block_bytes, true);
 			}

@@ -3,7 +3,14 @@
  * Both files' data is stored first; then the whole blocks of the range become one DATA operation of the target that names the
  * source's blocks.  Sealed blocks are bound to where they were born, not to where they are used, so nothing is
  * read or sealed again.  What does not lie on block boundaries is left to the kernel (EOPNOTSUPP makes it copy
- * bytes). */
+ * bytes).
+ *
+ *   source      |  window  |  window  |  window  |  w.. end
+ *                   as the leaf has it,   partly      on the server as a whole, nothing changed since
+ *                    |          |           |  |        |
+ *   operation       ref        ref       blocks...     ref     (if the target ends there too)
+ *
+ * A window that goes over whole is named by where it stands in the published tree (69 bytes); others name each block. */
 #include "base/counter.h"
 #include "base/error.h"
 #include "base/mem.h"
@@ -33,22 +40,59 @@ static void start_store(struct nf_run *run)
 
 struct copying {
 	struct nf_buf windows;
-	uint32_t nr;
+	uint32_t nr, nr_refs;
 	struct nf_block_ref refs[NF_WINDOW_BLOCKS], from[NF_WINDOW_BLOCKS];
 	bool known[NF_WINDOW_BLOCKS];
 };
 
-/* Blocks [src, src + nr) of A to DST of B, as windows of B. */
-static int gather(struct copying *cp, struct nf_vnode *a, uint64_t src, uint64_t dst, uint64_t nr,
-		  struct nf_want *w)
+/* The range of a copy, in blocks. */
+struct blocks {
+	uint64_t src, dst, nr;
+	bool to_end; /* nothing of either file lies behind it */
+};
+
+/* The window of the source that as a whole becomes the target's at block I of the range, if it is one and stands on the
+ * server: 0, NF_TREE_NONE, NF_TREE_WANT or negative. */
+static int whole_window(struct nf_vnode *a, const struct blocks *bl, uint64_t i, struct nf_want *w,
+			struct nf_extent_ref *out)
 {
-	uint64_t have = UINT64_MAX;
+	if ((bl->src + i) % NF_WINDOW_BLOCKS || (bl->dst + i) % NF_WINDOW_BLOCKS ||
+	    (i + NF_WINDOW_BLOCKS > bl->nr && !bl->to_end))
+		return NF_TREE_NONE;
+	return nf_vnode_locate(a, bl->src + i, w, out);
+}
+
+static void add_window(struct copying *cp, uint64_t first, struct nf_buf *value)
+{
+	nf_buf_u64(&cp->windows, first);
+	nf_buf_str16(&cp->windows, value->p, value->len);
+	if (value->failed)
+		cp->windows.failed = true;
+	nf_buf_deinit(value);
+	cp->nr++;
+}
+
+/* The range of A as windows of B. */
+static int gather(struct copying *cp, struct nf_vnode *a, const struct blocks *bl, struct nf_want *w)
+{
+	uint64_t src = bl->src, dst = bl->dst, nr = bl->nr, have = UINT64_MAX;
+	struct nf_extent_ref ref;
 
 	cp->windows.len = 0;
-	cp->nr = 0;
+	cp->nr = cp->nr_refs = 0;
 	for (uint64_t i = 0; i < nr;) {
 		uint64_t first = (dst + i) / NF_WINDOW_BLOCKS * NF_WINDOW_BLOCKS;
 		struct nf_buf value = NF_BUF_INIT;
+		int whole = whole_window(a, bl, i, w, &ref);
+		if (whole == 0) {
+			nf_extent_ref_encode(&value, &ref);
+			add_window(cp, first, &value);
+			cp->nr_refs++;
+			i += NF_WINDOW_BLOCKS;
+			continue;
+		}
+		if (whole != NF_TREE_NONE)
+			return whole;
 		memset(cp->refs, 0, sizeof cp->refs);
 		memset(cp->known, 0, sizeof cp->known);
 		for (; i < nr && dst + i < first + NF_WINDOW_BLOCKS; i++) {
@@ -63,10 +107,7 @@ static int gather(struct copying *cp, struct nf_vnode *a, uint64_t src, uint64_t
 			cp->known[dst + i - first] = true;
 		}
 		nf_extent_encode(&value, cp->refs, cp->known, 1u << a->block_shift, true);
-		nf_buf_u64(&cp->windows, first);
-		nf_buf_str16(&cp->windows, value.p, value.len);
-		nf_buf_deinit(&value);
-		cp->nr++;
+		add_window(cp, first, &value);
 	}
 	return nf_buf_error(&cp->windows);
 }
@@ -96,7 +137,9 @@ static int copy(struct nf_vault *v, struct nf_call *c, struct nf_want *w, uint64
 	nf_val_deinit(&val);
 	if (was_inline && c->offset2 > 0)
 		return -EOPNOTSUPP;
-	r = gather(cp, a, c->offset / bs, c->offset2 / bs, (len + bs - 1) / bs, w);
+	struct blocks bl = { .src = c->offset / bs, .dst = c->offset2 / bs, .nr = (len + bs - 1) / bs,
+			     .to_end = c->offset + len >= nf_i_size(&a->ic) && c->offset2 + len >= size };
+	r = gather(cp, a, &bl, w);
 	if (r)
 		return r;
 	nf_vnode_touch(b);
@@ -116,6 +159,7 @@ static int copy(struct nf_vault *v, struct nf_call *c, struct nf_want *w, uint64
 	b->pending_times = false;
 	tell_kernel(v, b->ino, c->offset2, len);
 	nf_count(NF_C_CLONE_BYTES, len);
+	nf_count(NF_C_CLONE_LEAF_REFS, cp->nr_refs);
 	c->count = len;
 	return 0;
 }

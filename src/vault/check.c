@@ -142,6 +142,13 @@ static void problem(struct check *k, uint64_t ino, const char *fmt, ...)
 		k->report(k->ctx, line);
 }
 
+/* What is on the store is not what was put there, rather than the store not to be reached. */
+static bool is_damage(int r)
+{
+	return r == -NF_E_PACK_MISSING || r == -NF_E_XFORM_BAD_TAG || r == -NF_E_TREE_BAD || r == -NF_E_FORMAT_BAD ||
+	       r == -NF_E_XFORM_TRUNCATED || r == -NF_E_XFORM_DECOMPRESS;
+}
+
 /* --- values ------------------------------------------------------------------------------------------ */
 
 static int see_inode(struct check *k, const struct nf_key *key, const struct nf_val *v)
@@ -251,11 +258,41 @@ static int read_blocks(struct check *k, uint64_t ino, uint64_t first, const stru
 	return 0;
 }
 
+/* The segments of one EXTENT value, wherever they stand.  What is wrong with them is told; NF_TREE_NONE then. */
+static int segments(struct check *k, const struct seen *s, const struct nf_key *key, const struct nf_val *v,
+		    struct nf_block_ref refs[NF_WINDOW_BLOCKS])
+{
+	nf_auto(nf_want_deinit) struct nf_want w = NF_WANT_INIT;
+	struct nf_extent_ref ref;
+	uint32_t bs = 1u << s->block_shift;
+
+	int r = nf_extent_ref_decode(v->p, v->len, &v->self, true, &ref);
+	if (r < 0 || r == NF_TREE_NONE) {
+		r = r < 0 ? r : nf_extent_decode(v->p, v->len, &v->self, bs, refs, NULL);
+		if (r < 0)
+			problem(k, key->ino, "block references at %" PRIu64 ": %s", key->a, nf_strerror(r));
+		return r < 0 ? NF_TREE_NONE : 0;
+	}
+	r = need_pack(k, &ref.leaf.pack, (uint64_t)ref.leaf.offset_bytes + ref.leaf.sealed_len, key->ino);
+	while (r == 0 && (r = nf_extent_resolve(k->v->nodes, &ref, bs, &w, refs)) == NF_TREE_WANT) {
+		r = k->v->src.load(k->v->src.ctx, &w);
+		w.nr = 0;
+	}
+	if (is_damage(r)) {
+		struct nf_text t = NF_TEXT_INIT;
+		nf_extent_ref_to_text(&ref, &t);
+		problem(k, key->ino, "block references at %" PRIu64 ", %s: %s", key->a, nf_text_str(&t),
+			nf_strerror(r));
+		nf_text_deinit(&t);
+		return NF_TREE_NONE;
+	}
+	return r;
+}
+
 static int see_extent(struct check *k, const struct nf_key *key, const struct nf_val *v)
 {
 	struct seen *s = seen_get(k, key->ino);
 	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
-	bool known[NF_WINDOW_BLOCKS];
 
 	if (!s)
 		return nf_fail(-ENOMEM);
@@ -264,11 +301,9 @@ static int see_extent(struct check *k, const struct nf_key *key, const struct nf
 		problem(k, key->ino, "blocks of what has none");
 		return 0;
 	}
-	int r = nf_extent_decode(v->p, v->len, &v->self, 1u << s->block_shift, refs, known);
-	if (r < 0) {
-		problem(k, key->ino, "block references at %" PRIu64 ": %s", key->a, nf_strerror(r));
-		return 0;
-	}
+	int r = segments(k, s, key, v, refs);
+	if (r)
+		return r == NF_TREE_NONE ? 0 : r;
 	for (unsigned b = 0; r == 0 && b < NF_WINDOW_BLOCKS;) {
 		unsigned n = 1;
 		if (!refs[b].sealed_len) {
@@ -431,8 +466,7 @@ int nf_vault_check(struct nf_vault *v, bool read_data, void (*report)(void *ctx,
 	free_tables(&k);
 	*out = k.r;
 	/* A node that is missing or does not authenticate ends the walk: that is what was found. */
-	if (r == -NF_E_PACK_MISSING || r == -NF_E_XFORM_BAD_TAG || r == -NF_E_TREE_BAD ||
-	    r == -NF_E_XFORM_TRUNCATED) {
+	if (is_damage(r)) {
 		problem(&k, NF_INO_ROOT, "the tree cannot be read: %s", nf_strerror(r));
 		*out = k.r;
 		r = 0;

@@ -118,15 +118,15 @@ static int note_op(struct nf_epoch *e, const struct nf_op *op)
 /* The lowest journal segment that OP's blocks are in. */
 static uint64_t lowest_segment(const struct nf_op *op, uint32_t block_bytes)
 {
-	static const struct nf_pack_id none = { { 0 } };
 	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
 	bool known[NF_WINDOW_BLOCKS];
+	struct nf_extent_ref ref; /* published: in no segment */
 	uint64_t first, low = UINT64_MAX;
 	const uint8_t *value;
 	size_t len, pos = 0;
 
 	while (nf_op_window_iter(op, &pos, &first, &value, &len) == 0) {
-		if (nf_extent_decode(value, len, &none, block_bytes, refs, known) < 0)
+		if (nf_extent_patch_decode(value, len, true, block_bytes, &ref, refs, known) < 0)
 			break;
 		for (int b = 0; b < NF_WINDOW_BLOCKS; b++)
 			if (known[b] && refs[b].sealed_len && nf_ref_is_local(&refs[b].pack))

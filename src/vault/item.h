@@ -124,6 +124,28 @@ int nf_extent_decode(const void *p, size_t len, const struct nf_pack_id *self, u
 		     struct nf_block_ref out[NF_WINDOW_BLOCKS], bool known[NF_WINDOW_BLOCKS]);
 void nf_extent_encode(struct nf_buf *b, const struct nf_block_ref in[NF_WINDOW_BLOCKS],
 		      const bool known[NF_WINDOW_BLOCKS], uint32_t block_bytes, bool explicit_holes);
+/* A whole EXTENT value by reference: the value at key (INO, EXTENT, FIRST_BLOCK) in a sealed leaf, which is one of
+ * segments.  In trees and deltas it stands alone (`whole`); in a layer segments may follow, which count more. */
+struct nf_extent_ref {
+	struct nf_ref leaf;
+	uint64_t ino;
+	uint64_t first_block;
+};
+enum { NF_EXTENT_REF_ENCODED = 1 + 52 + 8 + 8 };
+void nf_extent_ref_encode(struct nf_buf *b, const struct nf_extent_ref *r);
+/* True for one that was decoded before and stands alone. */
+bool nf_extent_is_ref(const void *p, size_t len);
+/* 0, NF_TREE_NONE if the value is one of segments only, or negative. */
+int nf_extent_ref_decode(const void *p, size_t len, const struct nf_pack_id *self, bool whole,
+			 struct nf_extent_ref *out);
+/* A value of a delta (WHOLE) or a layer, in which packs are named: *REF is what it stands on (leaf null: on whatever
+ * is below), OUT and KNOWN what its own segments say. */
+int nf_extent_patch_decode(const void *p, size_t len, bool whole, uint32_t block_bytes, struct nf_extent_ref *ref,
+			   struct nf_block_ref out[NF_WINDOW_BLOCKS], bool known[NF_WINDOW_BLOCKS]);
+void nf_extent_patch_encode(struct nf_buf *b, const struct nf_extent_ref *ref,
+			    const struct nf_block_ref in[NF_WINDOW_BLOCKS], const bool known[NF_WINDOW_BLOCKS],
+			    uint32_t block_bytes);
+void nf_extent_ref_to_text(const struct nf_extent_ref *r, struct nf_text *t);
 
 /* WRITER, ROOT, DELTA, COUNTER values. */
 struct nf_writer_item {

@@ -2,12 +2,15 @@
  *
  *     kind 0 | first | count - 1 | pack offset birth index epoch | count x (word, tag, [plain length])
  *     kind 1 | first | count - 1           only in deltas: these become holes
+ *     kind 2 | leaf [52] | ino | first block     alone: the whole value stands there
  *
  * A segment is a run of blocks that stand one behind the other in one pack, sealed as one birth. */
 #include "vault/item.h"
 
 #include "base/assert.h"
 #include "base/error.h"
+
+#include <inttypes.h>
 
 enum {
 	WORD_LEN = 0xffffff,
@@ -18,6 +21,8 @@ enum {
 	SEALED_MAX_BYTES = 8 << 20,
 	SEG_BLOCKS = 0,
 	SEG_HOLES = 1,
+	BY_REF = 2,
+	LEAF_PLAIN_MAX_BYTES = 32 << 10,
 };
 
 /* --- decoding -------------------------------------------------------------------------- */
@@ -147,11 +152,101 @@ void nf_extent_encode(struct nf_buf *b, const struct nf_block_ref in[NF_WINDOW_B
 	}
 }
 
+/* --- by reference ------------------------------------------------------------------------ */
+
+void nf_extent_ref_encode(struct nf_buf *b, const struct nf_extent_ref *r)
+{
+	nf_buf_u8(b, BY_REF);
+	nf_ref_encode(b, &r->leaf);
+	nf_buf_u64(b, r->ino);
+	nf_buf_u64(b, r->first_block);
+}
+
+bool nf_extent_is_ref(const void *p, size_t len)
+{
+	return len == NF_EXTENT_REF_ENCODED && *(const uint8_t *)p == BY_REF;
+}
+
+/* A leaf is never in the delta that names it, so there is no "this pack" but in a tree. */
+int nf_extent_ref_decode(const void *p, size_t len, const struct nf_pack_id *self, bool whole,
+			 struct nf_extent_ref *out)
+{
+	struct nf_rd rd = nf_rd_of(p, len);
+	struct nf_extent_ref e;
+
+	if (len == 0 || *(const uint8_t *)p != BY_REF)
+		return NF_TREE_NONE;
+	(void)nf_rd_u8(&rd);
+	nf_ref_decode(&rd, self, &e.leaf);
+	e.ino = nf_rd_u64(&rd);
+	e.first_block = nf_rd_u64(&rd);
+	int r = nf_rd_error(&rd, whole);
+	if (r == 0)
+		r = nf_ref_check(&e.leaf);
+	if (r < 0)
+		return r;
+	if (e.leaf.level != 0 || e.leaf.plain_len > LEAF_PLAIN_MAX_BYTES || nf_pack_id_is_zero(&e.leaf.pack) ||
+	    !nf_ino_is_valid(e.ino) || e.first_block % NF_WINDOW_BLOCKS)
+		return nf_fail(-NF_E_FORMAT_BAD);
+	*out = e;
+	return 0;
+}
+
+int nf_extent_patch_decode(const void *p, size_t len, bool whole, uint32_t block_bytes, struct nf_extent_ref *ref,
+			   struct nf_block_ref out[NF_WINDOW_BLOCKS], bool known[NF_WINDOW_BLOCKS])
+{
+	static const struct nf_pack_id none = { { 0 } };
+	struct nf_extent_ref base = { .ino = 0 };
+	size_t skip = 0;
+
+	int r = nf_extent_ref_decode(p, len, &none, whole, &base);
+	if (r < 0)
+		return r;
+	if (r == 0)
+		skip = NF_EXTENT_REF_ENCODED;
+	r = nf_extent_decode((const uint8_t *)p + skip, len - skip, &none, block_bytes, out, known);
+	if (r == 0)
+		*ref = base;
+	return r;
+}
+
+void nf_extent_patch_encode(struct nf_buf *b, const struct nf_extent_ref *ref,
+			    const struct nf_block_ref in[NF_WINDOW_BLOCKS], const bool known[NF_WINDOW_BLOCKS],
+			    uint32_t block_bytes)
+{
+	bool all = true;
+
+	for (int i = 0; i < NF_WINDOW_BLOCKS; i++)
+		all &= known[i];
+	if (!nf_ref_is_null(&ref->leaf) && !all)
+		nf_extent_ref_encode(b, ref);
+	nf_extent_encode(b, in, known, block_bytes, true);
+}
+
+void nf_extent_ref_to_text(const struct nf_extent_ref *r, struct nf_text *t)
+{
+	nf_textf(t, "blocks of %" PRIx64 " at %" PRIu64 " in leaf ", r->ino, r->first_block);
+	nf_ref_to_text(&r->leaf, t);
+}
+
+static int rebase_ref(const void *value, size_t len, const struct nf_pack_id *self, struct nf_buf *out)
+{
+	struct nf_extent_ref e;
+	int r = nf_extent_ref_decode(value, len, self, true, &e);
+
+	if (r == 0)
+		nf_extent_ref_encode(out, &e);
+	return r == 0 ? nf_buf_error(out) : r;
+}
+
 /* The block size is not known here: only the packs are written out, everything else stays as it is. */
 int nf_extent_rebase(const void *value, size_t len, const struct nf_pack_id *self, struct nf_buf *out)
 {
 	struct nf_rd rd = nf_rd_of(value, len);
+	int r = rebase_ref(value, len, self, out);
 
+	if (r != NF_TREE_NONE)
+		return r;
 	while (!rd.bad && nf_rd_left(&rd)) {
 		const uint8_t *start = rd.p;
 		uint8_t kind = nf_rd_u8(&rd);
@@ -172,6 +267,6 @@ int nf_extent_rebase(const void *value, size_t len, const struct nf_pack_id *sel
 		if (!rd.bad)
 			nf_buf_bytes(out, start, (size_t)(rd.p - start));
 	}
-	int r = nf_rd_error(&rd, true);
+	r = nf_rd_error(&rd, true);
 	return r < 0 ? r : nf_buf_error(out);
 }

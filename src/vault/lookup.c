@@ -2,6 +2,8 @@
 #include "vault/apply.h"
 
 #include "base/error.h"
+#include "base/trace.h"
+#include "vault/node.h"
 
 struct nf_key nf_key_inode(uint64_t ino)
 {
@@ -82,13 +84,77 @@ int nf_view_parent(const struct nf_view *v, uint64_t ino, struct nf_want *w, uin
 	return r;
 }
 
+/* --- blocks ------------------------------------------------------------------------------ */
+
+int nf_extent_resolve(struct nf_nodes *nodes, const struct nf_extent_ref *ref, uint32_t block_bytes,
+		      struct nf_want *w, struct nf_block_ref out[NF_WINDOW_BLOCKS])
+{
+	struct nf_key key = nf_key_extent(ref->ino, ref->first_block);
+	struct nf_val val = { 0 };
+
+	/* A leaf by itself is a tree. */
+	int r = nf_tree_lookup(nodes, &ref->leaf, &key, w, &val);
+	if (r == NF_TREE_WANT)
+		return r;
+	if (r == NF_TREE_NONE)
+		r = nf_fail(-NF_E_TREE_BAD);
+	if (r == 0)
+		r = nf_extent_decode(val.p, val.len, &val.self, block_bytes, out, NULL);
+	nf_val_deinit(&val);
+	if (r < 0) {
+		struct nf_text t = NF_TEXT_INIT;
+		nf_extent_ref_to_text(ref, &t);
+		nf_trace(TREE, "bad reference: %s err=%s", nf_text_str(&t), nf_error_name(r));
+		nf_text_deinit(&t);
+	}
+	return r;
+}
+
+int nf_extent_of_layer(struct nf_nodes *nodes, const void *value, size_t len, uint32_t block_bytes,
+		       struct nf_want *w, struct nf_block_ref out[NF_WINDOW_BLOCKS], bool known[NF_WINDOW_BLOCKS])
+{
+	struct nf_block_ref whole[NF_WINDOW_BLOCKS];
+	struct nf_extent_ref ref;
+	bool named[NF_WINDOW_BLOCKS];
+
+	int r = nf_extent_patch_decode(value, len, false, block_bytes, &ref, out, named);
+	if (r == 0 && !nf_ref_is_null(&ref.leaf)) {
+		r = nf_extent_resolve(nodes, &ref, block_bytes, w, whole);
+		for (int b = 0; r == 0 && b < NF_WINDOW_BLOCKS; b++) {
+			if (!named[b])
+				out[b] = whole[b];
+			named[b] = true;
+		}
+	}
+	if (r == 0)
+		memcpy(known, named, sizeof named);
+	return r;
+}
+
+static int extent_of_tree(const struct nf_view *v, const struct nf_key *key, uint32_t block_bytes, struct nf_want *w,
+			  struct nf_block_ref out[NF_WINDOW_BLOCKS])
+{
+	struct nf_extent_ref ref;
+	struct nf_val val = { 0 };
+
+	int r = nf_tree_lookup(v->nodes, &v->base, key, w, &val);
+	if (r)
+		return r;
+	r = nf_extent_ref_decode(val.p, val.len, &val.self, true, &ref);
+	if (r == 0)
+		r = nf_extent_resolve(v->nodes, &ref, block_bytes, w, out);
+	else if (r == NF_TREE_NONE)
+		r = nf_extent_decode(val.p, val.len, &val.self, block_bytes, out, NULL);
+	nf_val_deinit(&val);
+	return r;
+}
+
 int nf_extent_lookup(const struct nf_view *v, uint64_t ino, uint64_t first_block, uint32_t block_bytes,
 		     struct nf_want *w, struct nf_block_ref out[NF_WINDOW_BLOCKS])
 {
 	struct nf_key key = nf_key_extent(ino, first_block);
 	bool known[NF_WINDOW_BLOCKS] = { false }, patch_known[NF_WINDOW_BLOCKS];
 	struct nf_block_ref patch[NF_WINDOW_BLOCKS];
-	static const struct nf_pack_id none = { { 0 } };
 
 	memset(out, 0, sizeof(struct nf_block_ref) * NF_WINDOW_BLOCKS);
 	for (int i = 0; i < NF_VIEW_LAYERS; i++) {
@@ -102,9 +168,9 @@ int nf_extent_lookup(const struct nf_view *v, uint64_t ino, uint64_t first_block
 		if (r == NF_TREE_NONE)
 			continue;
 		if (r == 0)
-			r = nf_extent_decode(p, len, &none, block_bytes, patch, patch_known);
-		if (r < 0)
-			return nf_fail(r);
+			r = nf_extent_of_layer(v->nodes, p, len, block_bytes, w, patch, patch_known);
+		if (r)
+			return r;
 		unsigned left = 0;
 		for (int b = 0; b < NF_WINDOW_BLOCKS; b++) {
 			if (!known[b] && patch_known[b]) {
@@ -116,18 +182,42 @@ int nf_extent_lookup(const struct nf_view *v, uint64_t ino, uint64_t first_block
 		if (!left)
 			return 0;
 	}
-	struct nf_val val = { 0 };
-	int r = nf_tree_lookup(v->nodes, &v->base, &key, w, &val);
-	if (r == NF_TREE_NONE)
-		return 0;
+	int r = extent_of_tree(v, &key, block_bytes, w, patch);
 	if (r)
-		return r;
-	r = nf_extent_decode(val.p, val.len, &val.self, block_bytes, patch, patch_known);
-	nf_val_deinit(&val);
-	if (r < 0)
-		return nf_fail(r);
+		return r == NF_TREE_NONE ? 0 : r;
 	for (int b = 0; b < NF_WINDOW_BLOCKS; b++)
 		if (!known[b])
 			out[b] = patch[b];
 	return 0;
+}
+
+int nf_extent_locate(const struct nf_view *v, uint64_t ino, uint64_t first_block, struct nf_want *w,
+		     struct nf_extent_ref *out)
+{
+	static const struct nf_pack_id none = { { 0 } };
+	struct nf_key key = nf_key_extent(ino, first_block);
+	struct nf_val val = { 0 };
+
+	for (int i = 0; i < NF_VIEW_LAYERS; i++) {
+		const void *p;
+		size_t len;
+		int r = v->layers[i] ? nf_layer_get(v->layers[i], &key, &p, &len) : NF_TREE_NONE;
+		if (r == NF_LAYER_GONE)
+			return NF_TREE_NONE;
+		/* A clone's clone: only as long as nothing was written to it. */
+		if (r == 0 && nf_extent_is_ref(p, len))
+			return nf_extent_ref_decode(p, len, &none, true, out);
+		if (r != NF_TREE_NONE)
+			return r < 0 ? r : NF_TREE_NONE;
+	}
+	int r = nf_tree_lookup(v->nodes, &v->base, &key, w, &val);
+	if (r)
+		return r;
+	r = nf_extent_ref_decode(val.p, val.len, &val.self, true, out);
+	if (r == NF_TREE_NONE) {
+		*out = (struct nf_extent_ref){ .leaf = val.pin->ref, .ino = ino, .first_block = first_block };
+		r = 0;
+	}
+	nf_val_deinit(&val);
+	return r;
 }

@@ -336,16 +336,17 @@ static bool get_ranges(struct nf_rd *rd, struct nf_op *op)
 
 /* The file's block size is not known here: a plain length is held against the greatest; who applies the operation
  * decodes again with the inode's. */
-static bool window_ok(const uint8_t *value, size_t len, const struct nf_pack_id *self)
+static bool window_ok(const uint8_t *value, size_t len)
 {
 	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
 	bool known[NF_WINDOW_BLOCKS];
+	struct nf_extent_ref ref;
 
 	return len >= 1 && len <= NF_VALUE_MAX &&
-	       nf_extent_decode(value, len, self, 1u << NF_BLOCK_SHIFT_MAX, refs, known) == 0;
+	       nf_extent_patch_decode(value, len, true, 1u << NF_BLOCK_SHIFT_MAX, &ref, refs, known) == 0;
 }
 
-static bool get_windows(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_op *op)
+static bool get_windows(struct nf_rd *rd, struct nf_op *op)
 {
 	uint64_t first, next = 0;
 	const uint8_t *value;
@@ -365,14 +366,14 @@ static bool get_windows(struct nf_rd *rd, const struct nf_pack_id *self, struct 
 	op->windows_len = (size_t)(rd->p - op->windows);
 	while ((r = nf_op_window_iter(op, &pos, &first, &value, &len)) == 0) {
 		if (first < next || first % NF_WINDOW_BLOCKS || first > (uint64_t)INT64_MAX >> NF_BLOCK_SHIFT_MIN ||
-		    !window_ok(value, len, self))
+		    !window_ok(value, len))
 			return false;
 		next = first + NF_WINDOW_BLOCKS;
 	}
 	return r == NF_TREE_NONE;
 }
 
-static bool get_data(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_op *op)
+static bool get_data(struct nf_rd *rd, struct nf_op *op)
 {
 	size_t len;
 
@@ -392,7 +393,7 @@ static bool get_data(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_
 		return false;
 	op->inline_data = nf_rd_str16(rd, &len);
 	op->inline_len = (uint16_t)len;
-	if (!get_windows(rd, self, op))
+	if (!get_windows(rd, op))
 		return false;
 	if (!(op->flags & NF_OPF_INLINE))
 		return len == 0;
@@ -443,7 +444,7 @@ static bool get_body(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_
 	case NF_OP_UNLINK: return get_unlink(rd, op);
 	case NF_OP_RENAME: return get_rename(rd, op);
 	case NF_OP_SETATTR: return get_setattr(rd, op);
-	case NF_OP_DATA: return get_data(rd, self, op);
+	case NF_OP_DATA: return get_data(rd, op);
 	case NF_OP_XATTR: return get_xattr(rd, self, op);
 	case NF_OP_CLAIM: return get_claim(rd, op);
 	case NF_OP_SNAPSHOT: return get_snapshot(rd, self, op);

@@ -264,10 +264,10 @@ static int block_bytes_of(struct nf_vault *v, const struct nf_view *view, uint64
  * frozen and drained, or ours. */
 static int upload_blocks(struct nf_vault *v, const struct nf_change *c, size_t nr, const struct nf_view *view)
 {
-	static const struct nf_pack_id none = { { 0 } };
 	struct packing p = { .v = v };
 	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
 	bool known[NF_WINDOW_BLOCKS];
+	struct nf_extent_ref published;
 	uint64_t ino = 0, total = 0;
 	uint32_t bs = 0;
 	int r = 0;
@@ -282,7 +282,7 @@ static int upload_blocks(struct nf_vault *v, const struct nf_change *c, size_t n
 				r = nf_fail(-NF_E_TREE_BAD);
 			ino = c[i].key.ino;
 			if (r == 0)
-				r = nf_extent_decode(c[i].value, c[i].len, &none, bs, refs, known);
+				r = nf_extent_patch_decode(c[i].value, c[i].len, false, bs, &published, refs, known);
 			for (int b = 0; r == 0 && b < NF_WINDOW_BLOCKS; b++) {
 				if (!known[b] || !refs[b].sealed_len || !nf_ref_is_local(&refs[b].pack))
 					continue;
@@ -330,9 +330,9 @@ static int translate(struct nf_vault *v, struct nf_block_ref refs[NF_WINDOW_BLOC
 static int translate_op(struct nf_vault *v, const struct nf_view *view, struct nf_op *op,
 			struct nf_buf *windows)
 {
-	static const struct nf_pack_id none = { { 0 } };
 	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
 	bool known[NF_WINDOW_BLOCKS];
+	struct nf_extent_ref ref;
 	uint64_t first;
 	const uint8_t *value;
 	size_t len, pos = 0;
@@ -345,8 +345,8 @@ static int translate_op(struct nf_vault *v, const struct nf_view *view, struct n
 	windows->len = 0;
 	while (!gone && (r = nf_op_window_iter(op, &pos, &first, &value, &len)) == 0) {
 		struct nf_buf b = NF_BUF_INIT;
-		bool any = false;
-		r = nf_extent_decode(value, len, &none, bs, refs, known);
+		r = nf_extent_patch_decode(value, len, true, bs, &ref, refs, known);
+		bool any = r == 0 && !nf_ref_is_null(&ref.leaf);
 		if (r == 0)
 			r = translate(v, refs, known, false);
 		if (r < 0)
@@ -355,7 +355,7 @@ static int translate_op(struct nf_vault *v, const struct nf_view *view, struct n
 			any |= known[i];
 		if (!any)
 			continue;
-		nf_extent_encode(&b, refs, known, bs, true);
+		nf_extent_patch_encode(&b, &ref, refs, known, bs);
 		nf_buf_u64(windows, first);
 		nf_buf_str16(windows, b.p, b.len);
 		nf_buf_deinit(&b);
@@ -453,6 +453,9 @@ static int fold_extents(struct nf_vault *v, struct batch *b, const struct nf_vie
 		struct nf_want w = NF_WANT_INIT;
 		struct nf_buf value = NF_BUF_INIT;
 		if (key.type != NF_ITEM_EXTENT || !b->c[i].value)
+			continue;
+		/* A clone nothing was written to stays one. */
+		if (nf_extent_is_ref(b->c[i].value, b->c[i].len))
 			continue;
 		if (key.ino != ino)
 			r = block_bytes_of(v, view, key.ino, &bs);

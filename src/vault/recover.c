@@ -178,16 +178,16 @@ static bool block_whole(struct nf_vault *v, struct nf_journal *j, const struct n
 static bool op_whole(struct nf_recovered *rc, struct nf_journal *j, const struct nf_op *op, uint64_t segment,
 		     uint64_t from_bytes)
 {
-	static const struct nf_pack_id none = { { 0 } };
 	enum { ODD = 1u << NF_BLOCK_SHIFT_MAX }; /* stands for "a full block" */
 	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
 	bool known[NF_WINDOW_BLOCKS];
+	struct nf_extent_ref published;
 	uint64_t first;
 	const uint8_t *value;
 	size_t len, pos = 0;
 
 	while (nf_op_window_iter(op, &pos, &first, &value, &len) == 0) {
-		if (nf_extent_decode(value, len, &none, ODD, refs, known) < 0)
+		if (nf_extent_patch_decode(value, len, true, ODD, &published, refs, known) < 0)
 			return false;
 		for (int b = 0; b < NF_WINDOW_BLOCKS; b++) {
 			const struct nf_block_ref *ref = &refs[b];

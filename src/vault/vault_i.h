@@ -268,6 +268,9 @@ struct nf_view nf_vnode_view(struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);
 /* One window of the file's blocks: undrained groups, then the view. 0 or NF_TREE_WANT. */
 int nf_vnode_window(struct nf_vnode *vn, uint64_t first_block, struct nf_want *w,
 		    struct nf_block_ref out[NF_WINDOW_BLOCKS]) NF_REQUIRES(vn->v->ns);
+/* Where the window stands as a whole, on the server: as nf_extent_locate(). */
+int nf_vnode_locate(struct nf_vnode *vn, uint64_t first_block, struct nf_want *w, struct nf_extent_ref *out)
+	NF_REQUIRES(vn->v->ns);
 /* VN may hold data that no operation tells yet: the next cut asks it. */
 void nf_vnode_dirty(struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);
 /* After the base moved. 0 or NF_TREE_WANT. */

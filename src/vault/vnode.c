@@ -304,6 +304,17 @@ int nf_vnode_window(struct nf_vnode *vn, uint64_t first_block, struct nf_want *w
 	return 0;
 }
 
+int nf_vnode_locate(struct nf_vnode *vn, uint64_t first_block, struct nf_want *w, struct nf_extent_ref *out)
+{
+	struct nf_view view = nf_vnode_view(vn);
+	struct nf_acc key = { .first_block = first_block, .group = 0 };
+	struct nf_avl_node *n = nf_avl_lower(&vn->acc, &key, cmp_acc);
+
+	if (n && nf_container_of(n, const struct nf_acc, node)->first_block == first_block)
+		return NF_TREE_NONE;
+	return nf_extent_locate(&view, vn->ino, first_block, w, out);
+}
+
 /* The newest inline content that no operation tells yet, or NULL. */
 const struct nf_acc *nf_vnode_inline(struct nf_vnode *vn)
 {

@@ -43,6 +43,15 @@ def test_the_second_reader_extracts_what_was_put_in(stage):
             os.rename(m.dir / "copy/zeros", m.dir / "copy/renamed zeros")
             shutil.rmtree(m.dir / "copy/many")
             (m.dir / "copy/many").mkdir()
+            with open(m.dir / "copy/big", "wb") as f:
+                f.write(os.urandom(5 << 20))
+            m.sync()
+            # By reference to the published leaves; one clone changed since.
+            for name in ("clone", "changed clone"):
+                subprocess.run(["cp", "--reflink=auto", str(m.dir / "copy/big"), str(m.dir / "copy" / name)], check=True, timeout=60)
+            with open(m.dir / "copy/changed clone", "r+b") as f:
+                f.seek(3 << 20)
+                f.write(b"changed")
             m.sync()
             want = tree_lib.survey(m.dir)
         names = reader(stage, s, "ls", "/")

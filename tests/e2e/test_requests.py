@@ -50,7 +50,7 @@ def test_small_files_travel_together(bench):
 
 
 @pytest.mark.limit(240)
-def test_a_small_change_and_a_copy_send_little(stage, build):
+def test_a_small_change_and_clones_send_little(stage, build):
     with Bench(stage, build) as bench:
         m = bench.machine("a")
         figures.big_file(m.mnt / "big", 1024)
@@ -62,13 +62,44 @@ def test_a_small_change_and_a_copy_send_little(stage, build):
             m.sync()
         say("4 KiB changed in 1 GiB", w, "100 KiB")
         assert w.sent <= 100 * KIB
+        # No data travels, and of each 128 blocks only where their references stand.
         with bench.measure() as w:
-            subprocess.run(["cp", "--reflink=auto", m.mnt / "big", m.mnt / "copy"], check=True, timeout=120)
+            clone(m.mnt / "big", m.mnt / "copy")
             m.sync()
-        # No data travels, but 17 to 18 bytes for each block of 16 KiB (its tag, for the most part), in the tree and
-        # in the delta.
-        say("cp --reflink=auto of 1 GiB", w, "40 bytes a block")
-        assert w.sent <= 65536 * 40
+        say("cp --reflink=auto of 1 GiB", w, "1 MiB")
+        assert w.sent <= MIB
+        with bench.measure() as w:
+            clone(m.mnt / "copy", m.mnt / "copy of the copy")
+            m.sync()
+        say("cp --reflink=auto of the copy", w, "1 MiB")
+        assert w.sent <= MIB
+        with bench.measure() as w:
+            with open(m.mnt / "copy", "r+b") as f:
+                f.seek(300 * MIB)
+                f.write(os.urandom(64 * KIB))
+            m.sync()
+        say("64 KiB of the copy overwritten", w, "160 KiB")
+        assert w.sent <= 160 * KIB
+        with bench.measure() as w:
+            os.truncate(m.mnt / "copy of the copy", 500 * MIB + 1)
+            os.unlink(m.mnt / "big")
+            m.sync()
+        say("the other copy cut off, the source removed", w, "160 KiB")
+        assert w.sent <= 160 * KIB
+        other = bench.machine("b")
+        for name in ("copy", "copy of the copy"):
+            for at in (0, 299, 499):
+                assert piece(other.mnt / name, at) == piece(m.mnt / name, at), (name, at)
+
+
+def clone(source, target):
+    subprocess.run(["cp", "--reflink=auto", source, target], check=True, timeout=120)
+
+
+def piece(path, at):
+    with open(path, "rb") as f:
+        f.seek(at * MIB)
+        return f.read(2 * MIB)
 
 
 @pytest.mark.limit(120)

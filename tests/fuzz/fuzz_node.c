@@ -30,6 +30,7 @@ static void value(uint8_t type, const uint8_t *p, size_t len)
 {
 	struct nf_block_ref blocks[NF_WINDOW_BLOCKS];
 	bool known[NF_WINDOW_BLOCKS];
+	struct nf_extent_ref ref;
 	struct nf_buf moved = NF_BUF_INIT;
 	struct nf_writer_item writer;
 	struct nf_inode_item inode;
@@ -40,6 +41,19 @@ static void value(uint8_t type, const uint8_t *p, size_t len)
 	(void)!nf_counter_decode(p, len, &counter);
 	(void)!nf_extent_decode(p, len, &pack, 32768, blocks, known);
 	(void)!nf_extent_decode(p, len, &pack, 4096, blocks, NULL);
+	if (nf_extent_ref_decode(p, len, &pack, true, &ref) == 0) {
+		struct nf_text t = NF_TEXT_INIT;
+		nf_extent_ref_to_text(&ref, &t);
+		nf_text_deinit(&t);
+	}
+	/* A layer's value, as it would be written again, says the same. */
+	if (nf_extent_patch_decode(p, len, false, 4096, &ref, blocks, known) == 0) {
+		struct nf_buf again = NF_BUF_INIT;
+		nf_extent_patch_encode(&again, &ref, blocks, known, 4096);
+		if (nf_extent_patch_decode(again.p, again.len, false, 4096, &ref, blocks, known) < 0)
+			abort();
+		nf_buf_deinit(&again);
+	}
 	names(p, len);
 	/* What could be written into another pack can be so again, and stays the same. */
 	if (nf_item_rebase(type, p, len, &pack, &moved) == 0) {

@@ -133,9 +133,9 @@ def str8(b):
 
 
 class ByHand(unittest.TestCase):
-    """One pack of two blocks, a blob, two leaves and an inner node; two heads, one above the other."""
+    """One pack of two blocks, a blob, three leaves and an inner node; two heads, one above the other."""
 
-    F, D, L = 1 << 40 | 1, 1 << 40 | 2, 1 << 40 | 3
+    F, D, L, C = 1 << 40 | 1, 1 << 40 | 2, 1 << 40 | 3, 1 << 40 | 4
 
     def setUp(self):
         tmp = tempfile.TemporaryDirectory()
@@ -188,12 +188,12 @@ class ByHand(unittest.TestCase):
 
     def make_tree(self):
         key, nh = fr.make_key, self.h.name_hash
-        f, d, l = self.F, self.D, self.L
+        f, d, l, c = self.F, self.D, self.L, self.C
         self.size = 3 * 4096 + 1000
         reg, link, folder = stat.S_IFREG | 0o640, stat.S_IFLNK | 0o777, stat.S_IFDIR | 0o755
         blob = self.ref(fr.XATTR, struct.pack("<QI", 7, 0), b"v" * 300) + struct.pack("<QI", 7, 0)
         first = [(key(1, 1), inode(folder, nlink=3))]
-        for name, child, mode in ((b"file", f, reg), (b"dir", d, folder), (b"again", f, reg)):
+        for name, child, mode in ((b"file", f, reg), (b"dir", d, folder), (b"again", f, reg), (b"clone", c, reg)):
             first.append((key(1, 5, nh(name)), struct.pack("<QB", child, mode >> 12) + str8(name)))
         second = [
             (key(f, 1), inode(reg, self.size, 2, 12, mtime=1000)),
@@ -204,7 +204,11 @@ class ByHand(unittest.TestCase):
             (key(d, 1), inode(folder, nlink=2)), (key(d, 2, 1, nh(b"dir")), str8(b"dir")),
             (key(d, 5, nh(b"link")), struct.pack("<QB", l, link >> 12) + str8(b"link")),
             (key(l, 1), inode(link, 4, inline=b"goal")), (key(l, 2, d, nh(b"link")), str8(b"link"))]
-        inner = struct.pack("<BBH", 1, 0, 2) + self.leaf(first) + self.leaf(second)
+        second = self.leaf(second)
+        self.second = second[25:]
+        third = [(key(c, 1), inode(reg, self.size, 1, 12, mtime=1000)), (key(c, 2, 1, nh(b"clone")), str8(b"clone")),
+                 (key(c, 4, 0), b"\2" + self.second + struct.pack("<QQ", f, 0))]
+        inner = struct.pack("<BBH", 1, 0, 3) + self.leaf(first) + second + self.leaf(third)
         return self.ref(fr.NODE, b"\1", inner, 1, self.pack_id)
 
     def make_head(self, seq, rand, root, vector):
@@ -232,8 +236,9 @@ class ByHand(unittest.TestCase):
     def test_ls_and_cat(self):
         r, out, _ = self.run_cmd("ls")
         self.assertEqual(r, 0)
-        self.assertEqual([line.split()[-1] for line in out.decode().splitlines()], ["again", "dir", "file"])
+        self.assertEqual([line.split()[-1] for line in out.decode().splitlines()], ["again", "clone", "dir", "file"])
         self.assertEqual(self.run_cmd("cat", "/file")[:2], (0, self.content()))
+        self.assertEqual(self.run_cmd("cat", "/clone")[:2], (0, self.content()))
         self.assertEqual(self.run_cmd("cat", "/dir/link")[0], 1)
         self.assertEqual(self.run_cmd("cat", "/none")[0], 1)
 
@@ -250,11 +255,30 @@ class ByHand(unittest.TestCase):
         v = fr.Vault(str(self.path), 2, self.secret)
         self.assertEqual(dict(fr.Tree(v, v.leaf().root).xattrs(self.F)), {b"user.a": b"x", b"user.big": b"v" * 300})
 
+    def test_values_by_reference_that_lead_nowhere_are_refused(self):
+        v = fr.Vault(str(self.path), 2, self.secret)
+        tree = fr.Tree(v, v.leaf().root)
+        (_, clone, pack), = tree.items(self.C, fr.K_EXTENT)
+        self.assertEqual(len(v.extent(clone, pack, 4096)), 2)
+        to = struct.pack("<QQ", self.F, 0)
+        for value in (clone[:-1], clone + b"\0", b"\2" + bytes(52) + to,
+                      b"\2" + self.second[:48] + b"\1" + self.second[49:] + to,  # an inner node
+                      b"\2" + self.second[:24] + bytes([self.second[24] ^ 1]) + self.second[25:] + to,  # another length
+                      b"\2" + self.second + struct.pack("<QQ", self.F, 128), b"\2" + self.second + struct.pack("<QQ", 0, 0),
+                      b"\2" + self.second + struct.pack("<QQ", self.F, 1)):
+            with self.assertRaises(fr.Bad):
+                v.extent(value, pack, 4096)
+        # A reference to a reference.
+        third = v.node(v.leaf().root, True)[2][1]
+        self.assertEqual(dict(v.node(fr.get_ref(fr.Rd(third), pack)))[fr.make_key(self.C, 4, 0)], clone)
+        with self.assertRaises(fr.Bad):
+            v.extent(b"\2" + third + struct.pack("<QQ", self.C, 0), pack, 4096)
+
     def test_check_opens_everything_and_sees_any_damage(self):
         (self.path / "heads" / ("f" * 16 + "-" + "0" * 32)).unlink()
         r, out, err = self.run_cmd("check")
         self.assertEqual((r, err), (0, ""))
-        self.assertIn(b"1 leaves, 1 roots, 4 inodes, 2 blocks", out)
+        self.assertIn(b"1 leaves, 1 roots, 5 inodes, 2 blocks", out)
         for at in range(7, len(self.pack), 611):
             self.pack_file.write_bytes(self.pack[:at] + bytes([self.pack[at] ^ 1]) + self.pack[at + 1:])
             self.assertEqual(self.run_cmd("check")[0], 1)

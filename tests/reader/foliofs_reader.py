@@ -340,6 +340,19 @@ def parse_inode(value):
 Block = collections.namedtuple("Block", "pack offset sealed_len flags tag plain_len birth index epoch")
 
 
+def parse_extent_reference(value, this_pack):
+    """(leaf, key) of a value by reference, None of one that has its segments itself."""
+    if value[:1] != b"\2":
+        return None
+    rd = Rd(value[1:])
+    leaf = get_ref(rd, this_pack)
+    ino, first = rd.get("QQ")
+    rd.end()
+    need(leaf is not None and leaf.level == 0 and leaf.plain_len <= PLAIN_MAX[NODE], "value by reference to no leaf")
+    need((ino in (1, 2) or 1 << 40 <= ino < 1 << 63) and first % 128 == 0, "value by reference to a wrong key")
+    return leaf, make_key(ino, K_EXTENT, first)
+
+
 def parse_extent(value, this_pack, block_bytes):
     """{block relative to the key: Block}"""
     rd, blocks, expected = Rd(value), {}, 0
@@ -508,13 +521,23 @@ class Vault:
         return self.header.open_object(kind, ref.epoch, extra, ref.flags, sealed, ref.tag, ref.plain_len)
 
     def node(self, ref, top=False):
-        where = (ref.pack, ref.offset, ref.tag, top)
+        where = (ref, top)
         if where not in self.seen_nodes:
             sealed = self.pack_bytes(ref.pack, ref.offset, ref.sealed_len)
             plain = self.header.open_object(
                 NODE, ref.epoch, bytes([ref.level]), ref.flags, sealed, ref.tag, ref.plain_len)
             self.seen_nodes[where] = parse_node(plain, ref.level, top)
         return self.seen_nodes[where]
+
+    def extent(self, value, this_pack, block_bytes):
+        """As parse_extent(), the value perhaps standing in another leaf."""
+        elsewhere = parse_extent_reference(value, this_pack)
+        if elsewhere:
+            leaf, key = elsewhere
+            found = dict(self.node(leaf)).get(key)
+            need(found is not None, "value by reference is not in its leaf")
+            value, this_pack = found, leaf.pack
+        return parse_extent(value, this_pack, block_bytes)
 
     def block(self, b):
         sealed = self.pack_bytes(b.pack, b.offset, b.sealed_len)
@@ -632,7 +655,7 @@ class Tree:
         for key, value, pack in self.items(ino, K_EXTENT):
             _, _, first, zero = struct.unpack(">QBQQ", key)
             need(first % 128 == 0 and zero == 0 and not inode.flags & 1, "extent key")
-            for i, b in sorted(parse_extent(value, pack, 1 << inode.shift).items()):
+            for i, b in sorted(self.vault.extent(value, pack, 1 << inode.shift).items()):
                 at = (first + i) << inode.shift
                 data = self.vault.block(b)
                 if at < inode.size and data:
@@ -796,7 +819,7 @@ def check_root(vault, root, done, deltas):
         for _ in tree.xattrs(ino):
             pass
         for key, value, pack in tree.items(ino, K_EXTENT):
-            for b in parse_extent(value, pack, 1 << i.shift).values():
+            for b in vault.extent(value, pack, 1 << i.shift).values():
                 if b not in done:
                     vault.block(b)
                     done.add(b)

@@ -1,6 +1,7 @@
 /* Random operations on machines that share one vault, against a plain model of what each file must hold.
  *
- *   one machine      every step compared; syncs, remounts, empty caches, faults of the store in between
+ *   one machine      every step compared; syncs, remounts, empty caches, faults of the store in between; copies by
+ *                    reference to blocks and to leaves
  *   three machines   each changes files of its own in shared directories; in the end one tree, nothing lost
  *
  * NF_SEED replays a seed, NF_STEPS sets the number of steps. */
@@ -11,7 +12,7 @@
 #include <inttypes.h>
 #include <linux/falloc.h>
 
-enum { FILES = 14, DIRS = 3, SIZE_MAX_BYTES = 300000 };
+enum { FILES = 14, DIRS = 3, SIZE_MAX_BYTES = 700000 };
 
 struct file {
 	bool there;
@@ -138,6 +139,53 @@ static void do_unlink(struct world *w, unsigned i)
 	f->there = false;
 }
 
+static void compare(struct world *w, unsigned i)
+{
+	struct file *f = &w->files[i];
+	char path[64];
+
+	path_of(w, i, path);
+	int r = f->there ? vfs_check(&w->m, path, f->bytes, f->size) : vfs_checks(&w->m, path, "");
+	if (r != (f->there ? 0 : -ENOENT))
+		ck_abort_msg("seed %" PRIu64 ": %s: %s", w->seed, path, nf_error_name(r));
+}
+
+/* Some blocks of one file to some place of another, whole windows often.  What cannot be shared is not copied. */
+static void do_copy_some(struct world *w, unsigned i, unsigned k)
+{
+	struct file *f = &w->files[i], *t = &w->files[k];
+	size_t bs = (size_t)1 << (w->site.block_shift ? w->site.block_shift : 14), unit = below(w, 2) ? bs : 128 * bs;
+	struct nf_open_file *h, *ht;
+	uint64_t ino, ino_t;
+	char path[64], path_t[64];
+
+	if (!f->there || !t->there || i == k)
+		return;
+	size_t src = below(w, SIZE_MAX_BYTES / unit + 1) * unit, dst = below(w, SIZE_MAX_BYTES / unit + 1) * unit;
+	size_t len = below(w, 2) ? SIZE_MAX_BYTES : below(w, SIZE_MAX_BYTES / bs) * bs;
+	if (src >= f->size || dst >= SIZE_MAX_BYTES)
+		return;
+	if (len > SIZE_MAX_BYTES - dst)
+		len = SIZE_MAX_BYTES - dst;
+	path_of(w, i, path);
+	path_of(w, k, path_t);
+	ck_assert_int_eq(vfs_open(&w->m, path, O_RDONLY, 0, &h, &ino), 0);
+	ck_assert_int_eq(vfs_open(&w->m, path_t, O_RDWR, 0, &ht, &ino_t), 0);
+	struct nf_call c = { .op = NF_CALL_COPY_RANGE, .ino = ino, .file = h, .ino2 = ino_t, .file2 = ht,
+			     .offset = src, .offset2 = dst, .size = len };
+	int r = vfs_call(&w->m, &c);
+	vfs_close(&w->m, h, ino);
+	vfs_close(&w->m, ht, ino_t);
+	if (r == -EOPNOTSUPP)
+		return;
+	ck_assert_int_eq(r, 0);
+	ck_assert_uint_le(c.count, len);
+	memcpy(t->bytes + dst, f->bytes + src, c.count);
+	if (c.count && dst + c.count > t->size)
+		t->size = dst + c.count;
+	compare(w, k);
+}
+
 /* A copy by reference of whole blocks, as cp --reflink=auto asks for it. */
 static void do_copy(struct world *w, unsigned i, unsigned k)
 {
@@ -181,17 +229,6 @@ static void do_rename(struct world *w, unsigned i, unsigned k)
 	a->there = false;
 }
 
-static void compare(struct world *w, unsigned i)
-{
-	struct file *f = &w->files[i];
-	char path[64];
-
-	path_of(w, i, path);
-	int r = f->there ? vfs_check(&w->m, path, f->bytes, f->size) : vfs_checks(&w->m, path, "");
-	if (r != (f->there ? 0 : -ENOENT))
-		ck_abort_msg("seed %" PRIu64 ": %s: %s", w->seed, path, nf_error_name(r));
-}
-
 static void compare_all(struct world *w)
 {
 	for (unsigned i = 0; i < FILES; i++)
@@ -212,7 +249,7 @@ static void step(struct world *w)
 {
 	unsigned i = (unsigned)below(w, FILES), k = (unsigned)below(w, FILES);
 
-	uint64_t what = below(w, 24);
+	uint64_t what = below(w, 26);
 	if (what < 9)
 		do_write(w, i);
 	else if (what < 11)
@@ -225,7 +262,9 @@ static void step(struct world *w)
 		do_rename(w, i, k);
 	else if (what < 18)
 		do_copy(w, i, k);
-	else if (what < 19)
+	else if (what < 20)
+		do_copy_some(w, i, k);
+	else if (what < 21)
 		sync_all(w);
 	compare(w, i);
 }
@@ -237,6 +276,8 @@ static void world_init(struct world *w, const char *prefix, const char *rules, i
 	nf_prng_seed(&w->rng, w->seed);
 	fprintf(stderr, "# seed %" PRIu64 "\n", w->seed);
 	vfs_site_init(&w->site, prefix, rules);
+	/* Windows of 512 KiB in half of the runs: files have more than one then. */
+	w->site.block_shift = i & 1 ? 12 : 0;
 	for (unsigned k = 0; k < FILES; k++)
 		w->files[k].bytes = calloc(1, SIZE_MAX_BYTES);
 }
