@@ -262,7 +262,7 @@ static enum nf_exit mount_at(const char *store, const char *dir, const struct nf
 {
 	struct nf_daemon_config c = { 0 };
 	struct nf_text kernel = NF_TEXT_INIT;
-	struct nf_site s = { 0 };
+	struct nf_site s = { 0 }, second = { 0 };
 	nf_auto_free char *at = NULL;
 
 	c.offline = o->offline;
@@ -273,10 +273,13 @@ static enum nf_exit mount_at(const char *store, const char *dir, const struct nf
 		e = nf_site_init(store, o, &s);
 	if (e == NF_EXIT_OK)
 		e = nf_site_unlock(&s, o, c.root_key, &c.kept);
+	if (e == NF_EXIT_OK && o->mirror)
+		e = nf_site_init(o->mirror, o, &second);
 	if (e == NF_EXIT_OK) {
 		front_options(o, at, &kernel, &c.front);
 		c.address = s.address;
 		c.store = s.so;
+		c.mirror = second.address;
 		c.cache_dir = o->cache_dir;
 		if (o->foreground) {
 			struct waiter w = { .fd = -1, .foreground = true };
@@ -287,6 +290,7 @@ static enum nf_exit mount_at(const char *store, const char *dir, const struct nf
 	}
 	nf_wipe(c.root_key, sizeof c.root_key);
 	nf_text_deinit(&kernel);
+	nf_site_deinit(&second);
 	nf_site_deinit(&s);
 	return e;
 }

@@ -32,7 +32,7 @@ struct nf_options {
 	char *password_file, *password_command, *key_file;
 	char *dav_password_file, *bearer_token_file;
 	char *proxy, *ca_cert, *client_cert, *client_key;
-	char *expect, *snapshot;
+	char *expect, *snapshot, *mirror;
 	bool recovery, insecure_http;
 	uint64_t timeout_ms, retries, connections;
 	uint64_t bwlimit, bwlimit_up, bwlimit_down;

@@ -30,6 +30,7 @@ struct nf_control_env {
 	const char *store;       /* without secrets */
 	const char *mount_point;
 	const char *cache_dir, *state_dir;
+	struct nf_store *mirror; /* NULL: none */
 };
 
 enum {

@@ -9,6 +9,7 @@
 #include "daemon/paths.h"
 #include "daemon/unlock.h"
 #include "store/link.h"
+#include "store/mirror.h"
 
 #include <signal.h>
 #include <stdatomic.h>
@@ -22,6 +23,7 @@ struct daemon {
 	struct nf_daemon_report *report; /* borrowed */
 	char *safe;                      /* the address without secrets; owned, as all below */
 	struct nf_header *header;
+	struct nf_store *mirror;         /* the vault's; NULL: none */
 	struct nf_vault_paths paths;
 	struct nf_vault *vault;
 	struct nf_control_env env;
@@ -120,6 +122,23 @@ static int meet(void *ctx, struct nf_store *store)
 	return r;
 }
 
+/* Puts the mirror under *STORE; that it cannot be reached is not known here and does not matter. */
+static int add_mirror(struct daemon *d, struct nf_store **store)
+{
+	struct nf_store *second;
+
+	int r = nf_store_open(d->c->mirror, &d->c->store, true, &second);
+	if (r == 0)
+		r = nf_link_new(second, &(struct nf_link_options){ .any = true }, &second);
+	if (r < 0) {
+		nf_store_free(*store);
+		return r;
+	}
+	r = nf_mirror_new(*store, second, store);
+	d->mirror = r == 0 ? *store : NULL;
+	return r;
+}
+
 static int open_vault(struct daemon *d)
 {
 	struct nf_daemon_config *c = d->c;
@@ -128,6 +147,8 @@ static int open_vault(struct daemon *d)
 	enum nf_daemon_stage stage = NF_STAGE_STORE;
 
 	int r = nf_store_open(c->address, &c->store, false, &store);
+	if (r == 0 && c->mirror)
+		r = add_mirror(d, &store);
 	if (r == 0)
 		r = nf_link_new(store, &(struct nf_link_options){ .held = c->offline }, &store);
 	if (r < 0)
@@ -158,7 +179,7 @@ static int mount_front(struct daemon *d)
 	if (!d->c->front.fsname)
 		d->c->front.fsname = d->safe;
 	d->env = (struct nf_control_env){ .vault = d->vault, .store = d->safe, .mount_point = d->c->front.mount_point,
-					  .cache_dir = d->paths.cache, .state_dir = d->paths.state };
+					  .mirror = d->mirror, .cache_dir = d->paths.cache, .state_dir = d->paths.state };
 	int r = nf_hidden_new(nf_vault_fs(d->vault), &d->env, &d->hidden);
 	if (r == 0)
 		r = nf_front_new(&d->c->front, nf_hidden_fs(d->hidden), &d->front);

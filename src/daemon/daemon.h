@@ -22,6 +22,7 @@ struct nf_daemon_config {
 	struct nf_store_options store;
 	uint8_t root_key[NF_KEY_BYTES]; /* wiped once used */
 	const char *cache_dir;          /* the user's choice; NULL */
+	const char *mirror;             /* address of a second store that gets all that is written; NULL */
 	bool kept;                      /* the root key is from the remembered header: the store has not answered */
 	bool offline;                   /* begin without the server, until told otherwise */
 	struct nf_vault_options vault;  /* store, header and directories are filled in */

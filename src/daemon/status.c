@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "daemon/control.h"
+#include "store/mirror.h"
 
 #include <inttypes.h>
 #include <time.h>
@@ -97,6 +98,20 @@ static void text_link(struct nf_text *t, const struct nf_vault_status *s)
 	nf_textf(t, "\n");
 }
 
+static void text_mirror(struct nf_text *t, const struct nf_control_env *env)
+{
+	struct nf_mirror_status m;
+
+	if (!env->mirror)
+		return;
+	nf_mirror_status(env->mirror, &m);
+	if (m.in_step)
+		nf_textf(t, "mirror               in step\n");
+	else
+		nf_textf(t, "mirror               behind: %s; %" PRIu64 " objects copied\n",
+			 m.last_error ? nf_strerror(m.last_error) : "being compared", m.copied_objects);
+}
+
 void nf_status_to_text(const struct nf_control_env *env, struct nf_text *t)
 {
 	struct nf_vault_status s;
@@ -106,6 +121,7 @@ void nf_status_to_text(const struct nf_control_env *env, struct nf_text *t)
 	nf_textf(t, "mounted at           %s%s\n", env->mount_point, s.read_only ? " (read-only)" : "");
 	text_link(t, &s);
 	text_pending(t, &s);
+	text_mirror(t, env);
 	nf_textf(t, "open for writing     %" PRIu64 " files\n", s.open_for_write);
 	nf_textf(t, "conflicts            %" PRIu64 " since it was mounted\n", s.conflicts);
 	nf_textf(t, "cache                ");
@@ -164,6 +180,14 @@ void nf_status_to_json(const struct nf_control_env *env, struct nf_text *t)
 	field_bool(t, "connected", s.connected);
 	field_text(t, "link", link_word(&s));
 	field(t, "link_ms", s.link_ms);
+	if (env->mirror) {
+		struct nf_mirror_status m;
+		nf_mirror_status(env->mirror, &m);
+		field_bool(t, "mirror_in_step", m.in_step);
+		field_text(t, "mirror_last_error", m.last_error ? nf_error_name(m.last_error) : "");
+		field(t, "mirror_copied_objects", m.copied_objects);
+		field(t, "mirror_copied_bytes", m.copied_bytes);
+	}
 	field_text(t, "last_error", s.last_error ? nf_error_name(s.last_error) : "");
 	field_bool(t, "all_on_server", all_on_server(&s));
 	field(t, "pending_ops", s.pending_ops);

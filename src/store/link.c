@@ -313,8 +313,9 @@ static void probe_done(struct nf_store_op *op)
 	int r = op->error;
 
 	/* A server without a vault is not the one we know. */
-	if (r == -NF_E_STORE_NOT_FOUND || (r == 0 && op->verb == NF_STORE_LIST && op->nr_entries == 0))
-		r = -NF_E_HEADER_MISSING;
+	bool none = r == -NF_E_STORE_NOT_FOUND || (r == 0 && op->verb == NF_STORE_LIST && op->nr_entries == 0);
+	if (none)
+		r = k->o.any ? 0 : -NF_E_HEADER_MISSING;
 	nf_store_op_deinit(op);
 	nf_lock_take(&k->lock);
 	while (k->ending_probe)

@@ -29,6 +29,7 @@ struct nf_link_options {
 	uint32_t probe_min_ms;     /* 0: 1,000 */
 	uint32_t probe_max_ms;     /* 0: 30,000 */
 	bool held;                 /* begin so */
+	bool any;                  /* that there is no vault yet is no failure */
 };
 
 /* A filter on BELOW, which it takes (freed with it, also when this fails).  Begins PROBING, but makes no request by itself:

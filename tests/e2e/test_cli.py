@@ -533,3 +533,30 @@ def test_the_link_follows_a_server_that_goes_and_comes_back(site):
         wait_for(lambda: site.status()["all_on_server"], 60)
         assert site.run("cat", url, "/h").stdout == "three"
         site.umount()
+
+
+def test_a_mirror_is_a_vault_of_its_own_and_catches_up(vault):
+    mirror = vault.stage.dir / "mirror"
+
+    def in_step():
+        return vault.status()["mirror_in_step"]
+
+    vault.mount("--mirror", mirror, "--write-back", "100ms")
+    wait_for(in_step, 20)
+    (vault.mnt / "f").write_text("one")
+    vault.run("sync", vault.mnt)
+    assert vault.run("cat", mirror, "/f").stdout == "one"
+    assert "mirror               in step" in vault.run("status", vault.mnt).stdout
+    vault.umount()
+    vault.mount()
+    (vault.mnt / "f").write_text("two")
+    (vault.mnt / "big").write_bytes(os.urandom(300000))
+    vault.umount("--wait")
+    # Behind what this device has seen.
+    vault.run("cat", mirror, "/f", code=FOREIGN)
+    assert vault.run("cat", mirror, "/f", env={"XDG_STATE_HOME": str(vault.stage.dir / "none")}).stdout == "one"
+    vault.mount("--mirror", mirror)
+    wait_for(in_step, 20)
+    assert vault.run("cat", mirror, "/f").stdout == "two"
+    vault.run("check", mirror, "--read-data")
+    vault.umount()
