@@ -275,7 +275,7 @@ int nf_txn_do_data(struct nf_txn *t, const struct nf_op *op)
 		nf_val_deinit(&val);
 		return nf_fail(-NF_E_FORMAT_BAD);
 	}
-	if (ino == op->ino && !nf_stamp_equal(item.stamp, op->stamp)) {
+	if (ino == op->ino && nf_txn_is_foreign(t, item.stamp, op->stamp)) {
 		nf_val_deinit(&val);
 		return data_conflict(t, op, false);
 	}

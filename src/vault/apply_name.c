@@ -161,7 +161,7 @@ static int was_last_name(struct nf_txn *t, uint64_t ino)
 
 /* Did somebody else change the content since the author saw it?  Changes of the author's own are no conflict,
  * also where an operation was noted before data that the cut put in front of it. */
-static bool is_foreign(const struct nf_txn *t, struct nf_stamp now, struct nf_stamp seen)
+bool nf_txn_is_foreign(const struct nf_txn *t, struct nf_stamp now, struct nf_stamp seen)
 {
 	return !nf_stamp_equal(now, seen) && now.writer != t->a->dot.writer;
 }
@@ -194,7 +194,7 @@ int nf_txn_do_unlink(struct nf_txn *t, const struct nf_op *op)
 		r = r == 1 ? 0 : r;
 	} else {
 		/* remove/edit: what was edited since is kept */
-		keep = is_foreign(t, item.stamp, op->stamp);
+		keep = nf_txn_is_foreign(t, item.stamp, op->stamp);
 	}
 	if (r == 0 && keep)
 		t->a->conflicts++;
@@ -306,7 +306,7 @@ static int rename_target(struct nf_txn *t, const struct nf_op *op, uint64_t pare
 		keep = r == 1;
 		r = r == 1 ? 0 : r;
 	} else {
-		keep = is_foreign(t, item.stamp, op->stamp);
+		keep = nf_txn_is_foreign(t, item.stamp, op->stamp);
 	}
 	if (r == 0)
 		r = nf_txn_unlink(t, parent, op->new_name, op->new_name_len, there, item.mode, op->time);

@@ -40,6 +40,8 @@ int nf_txn_free_name(struct nf_txn *t, uint64_t dir, const char *name, uint8_t l
 int nf_txn_ensure_dir(struct nf_txn *t, uint64_t dir, const struct nf_op *cause, unsigned depth, uint64_t *out);
 
 /* What the delta's base held. */
+/* Did somebody else change the content since the author saw it (SEEN)?  What the author changed before is no conflict. */
+bool nf_txn_is_foreign(const struct nf_txn *t, struct nf_stamp now, struct nf_stamp seen);
 struct nf_view nf_txn_base_view(const struct nf_txn *t);
 int nf_txn_base_inode(struct nf_txn *t, uint64_t ino, struct nf_val *val, struct nf_inode_item *out);
 /* Copies the xattrs and extents that INO had there to inode TO. */

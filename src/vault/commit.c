@@ -26,7 +26,6 @@ enum {
 	REACH_MS = 15000,       /* longer than a probe */
 	/* An epoch that has grown to this is cut early. */
 	CUT_LAYER_BYTES = 16 << 20,
-	CUT_OPS_BYTES = 4 << 20,
 };
 
 /* --- waiting ------------------------------------------------------------------------------------ */
@@ -43,6 +42,8 @@ static uint64_t target_seq(struct nf_vault *v)
 /* Is everything up to dot TARGET on the server, or was there nothing in it? */
 static bool is_done(struct nf_vault *v, uint64_t target)
 {
+	if (target >= v->split_from && target < v->split_to)
+		target = v->split_to;
 	return v->confirmed_seq >= target || target_seq(v) == 0;
 }
 
@@ -366,9 +367,7 @@ static bool something_due(struct nf_vault *v, uint64_t now, uint64_t *at)
 	if (oldest == UINT64_MAX)
 		return false;
 	uint64_t due = oldest + v->write_back_ms * NF_NS_PER_MS;
-	/* A delta is one object: it must fit a body that the server takes. */
-	uint64_t ops_max = NF_MIN((uint64_t)CUT_OPS_BYTES, atomic_load(&v->store->max_put_bytes) / 2);
-	if (due <= now || nf_layer_bytes(v->current->layer) > CUT_LAYER_BYTES || v->current->ops.len > ops_max)
+	if (due <= now || nf_layer_bytes(v->current->layer) > CUT_LAYER_BYTES || v->current->ops.len > nf_cut_ops_max_bytes(v))
 		return true;
 	*at = NF_MIN(*at, due);
 	return false;

@@ -12,6 +12,12 @@ bool nf_cut(struct nf_vault *v);
  * call). */
 int nf_cut_drain(struct nf_vault *v);
 
+/* What a delta may hold, encoded: it must fit a body that the server takes. */
+size_t nf_cut_ops_max_bytes(const struct nf_vault *v);
+/* split.c */
+/* Of a current epoch with more than MAX_BYTES of operations the first become the frozen epoch. -EAGAIN: it cannot be now. */
+int nf_split(struct nf_vault *v, size_t max_bytes);
+
 /* publish.c */
 /* Puts packs and one head on top of v->base, with the frozen epoch (if there is one), or merging LEAVES (more than
  * one).  0: *OUT was read back as sent (R9). -NF_E_STORE_UNKNOWN_OUTCOME: look whether it is there. */

@@ -11,6 +11,8 @@
 
 #include <inttypes.h>
 
+enum { CUT_OPS_BYTES = 4 << 20 };
+
 static void drained(struct nf_io *io)
 {
 	struct nf_vnode *vn = io->ctx;
@@ -58,17 +60,29 @@ static void flush_all(struct nf_vault *v)
 	}
 }
 
+size_t nf_cut_ops_max_bytes(const struct nf_vault *v)
+{
+	return (size_t)NF_MIN((uint64_t)CUT_OPS_BYTES, atomic_load(&v->store->max_put_bytes) / 2);
+}
+
 bool nf_cut(struct nf_vault *v)
 {
 	struct nf_epoch *now;
 	uint64_t segment = 0;
+	size_t max = nf_cut_ops_max_bytes(v);
 
 	nf_lock_take(&v->ns);
 	bool have = v->frozen != NULL;
 	bool nothing = !v->current || (nf_list_empty(&v->dirty_list) && v->current->nr_ops == 0);
+	bool large = !nothing && v->current->ops.len > max;
 	nf_lock_drop(&v->ns);
 	if (have || nothing)
 		return have;
+	if (large) {
+		int r = nf_split(v, max);
+		if (r != -EAGAIN)
+			return r == 0;
+	}
 	/* What the next epoch appends comes after this. */
 	if (nf_journal_rotate(v->journal, &segment) < 0)
 		return false;

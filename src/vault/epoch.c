@@ -221,13 +221,17 @@ int nf_vault_do_data(struct nf_vault *v, struct nf_vnode *vn, const struct nf_op
 
 static bool has_news(const struct nf_epoch *e)
 {
-	return e && (e->journaled_bytes < e->ops.len || e->reset || e->new_base);
+	return e && (e->journaled_bytes < e->ops.len || e->reset || e->new_base || e->split_at);
 }
 
 /* Takes what E has that the journal does not, or the first part of it: an encoded record in *B. */
 static int record_of(struct nf_epoch *e, struct nf_buf *b, size_t *upto)
 {
 	size_t from = e->reset ? 0 : e->journaled_bytes;
+	if (e->split_at) {
+		*upto = from;
+		return nf_journal_encode_split(b, e->seq, e->split_at);
+	}
 	struct nf_rd rd = nf_rd_of(e->ops.p + from, e->ops.len - from);
 	struct nf_op op;
 	int r = 0;
@@ -255,15 +259,18 @@ static int journal_some(struct nf_vault *v)
 	nf_lock_take(&v->ns);
 	struct nf_epoch *e = has_news(v->frozen) ? v->frozen : has_news(v->current) ? v->current : NULL;
 	uint64_t seq = e ? e->seq : 0;
+	bool split = e && e->split_at;
 	int r = e ? record_of(e, &b, &upto) : 0;
 	nf_lock_drop(&v->ns);
 	if (r == 0 && b.len)
-		r = nf_journal_record(v->journal, 'O', b.p, b.len);
+		r = nf_journal_record(v->journal, split ? 'M' : 'O', b.p, b.len);
 	if (r == 0 && b.len) {
 		nf_lock_take(&v->ns);
 		/* The cut may have moved it meanwhile. */
 		e = v->frozen && v->frozen->seq == seq ? v->frozen : v->current;
-		if (e && e->seq == seq) {
+		if (e && e->seq == seq && split) {
+			e->split_at = 0;
+		} else if (e && e->seq == seq) {
 			e->resetting = (e->reset || e->resetting) && upto < e->ops.len;
 			e->journaled_bytes = upto;
 			e->reset = e->new_base = false;

@@ -3,6 +3,8 @@
  *   'O'  version u8 = 1 | seq u64 | flags u8 (bit 0: forget what came before of this seq; bit 1: what came before counts
  *        from this base root too; bit 2: of a new form, not its last record: until that came the old form stays) | base root [52] | operations
  *   'M'  version u8 = 1 | kind u8 = 1 (sent) | seq u64 | delta reference [52] | first spare inode u64
+ *   'M'  version u8 = 1 | kind u8 = 2 (split) | seq u64 | number u32: of the operations so far the first are dot seq, the
+ *        others dot seq + 1
  *
  * Records of dots that the remembered base contains are passed over, but for the last of them: the operations of the
  * next dot were made on top of it.  What is left belongs to one or two dots: of two the lower is the frozen epoch.  If a head
@@ -15,7 +17,7 @@
 
 #include <inttypes.h>
 
-enum { RECORD_VERSION = 1, MARK_SENT = 1 };
+enum { RECORD_VERSION = 1, MARK_SENT = 1, MARK_SPLIT = 2 };
 
 int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root,
 			  unsigned flags, const void *ops, size_t len)
@@ -35,6 +37,15 @@ int nf_journal_encode_sent(struct nf_buf *b, uint64_t seq, const struct nf_ref *
 	nf_buf_u64(b, seq);
 	nf_ref_encode(b, delta);
 	nf_buf_u64(b, first_spare);
+	return nf_buf_error(b);
+}
+
+int nf_journal_encode_split(struct nf_buf *b, uint64_t seq, uint32_t nr_ops)
+{
+	nf_buf_u8(b, RECORD_VERSION);
+	nf_buf_u8(b, MARK_SPLIT);
+	nf_buf_u64(b, seq);
+	nf_buf_u32(b, nr_ops);
 	return nf_buf_error(b);
 }
 
@@ -218,6 +229,21 @@ static int check_ops(struct nf_recovered *rc, struct nf_journal *j, const uint8_
 	return 0;
 }
 
+static int add_record(struct nf_recovered_dot *d, const struct nf_ref *base_root, const uint8_t *ops, size_t len)
+{
+	struct nf_recovered_record *all = realloc(d->form.rec, (d->form.nr + 1) * sizeof *all);
+
+	if (!all)
+		return nf_fail(-ENOMEM);
+	d->form.rec = all;
+	struct nf_recovered_record rec = { .base_root = *base_root, .ops = malloc(len), .len = len };
+	if (!rec.ops)
+		return nf_fail(-ENOMEM);
+	memcpy(rec.ops, ops, len);
+	d->form.rec[d->form.nr++] = rec;
+	return 0;
+}
+
 static int take_ops(struct nf_recovered *rc, struct nf_journal *j, uint64_t segment, struct nf_rd *rd,
 		    uint64_t unsynced_from_bytes)
 {
@@ -259,17 +285,52 @@ static int take_ops(struct nf_recovered *rc, struct nf_journal *j, uint64_t segm
 	if (len == 0)
 		return 0;
 	d->first_segment = NF_MIN(d->first_segment, segment);
-	struct nf_recovered_record *all = realloc(d->form.rec, (d->form.nr + 1) * sizeof *all);
-	if (!all)
-		return nf_fail(-ENOMEM);
-	d->form.rec = all;
-	rec.ops = malloc(len ? len : 1);
-	if (!rec.ops)
-		return nf_fail(-ENOMEM);
-	memcpy(rec.ops, p, len);
-	rec.len = len;
-	d->form.rec[d->form.nr++] = rec;
-	return 0;
+	return add_record(d, &rec.base_root, p, len);
+}
+
+/* Operations of FROM beyond the first NR become TO's. */
+static int move_ops(struct nf_recovered_dot *from, uint32_t nr, struct nf_recovered_dot *to)
+{
+	size_t kept = 0;
+	uint32_t seen = 0;
+
+	for (size_t i = 0; i < from->form.nr; i++) {
+		struct nf_recovered_record *rec = &from->form.rec[i];
+		struct nf_rd rd = nf_rd_of(rec->ops, rec->len);
+		struct nf_op op;
+		int r = 0;
+		while (r == 0 && seen < nr && nf_rd_left(&rd)) {
+			r = nf_op_decode(&rd, NULL, &op);
+			seen++;
+		}
+		size_t at = (size_t)(rd.p - (const uint8_t *)rec->ops);
+		if (r == 0 && at < rec->len)
+			r = add_record(to, &rec->base_root, rd.p, rec->len - at);
+		if (r < 0)
+			return nf_fail(r);
+		rec->len = at;
+		kept += at > 0;
+	}
+	for (size_t i = kept; i < from->form.nr; i++)
+		free(from->form.rec[i].ops);
+	from->form.nr = kept;
+	to->first_segment = NF_MIN(to->first_segment, from->first_segment);
+	return seen == nr ? 0 : nf_fail(-NF_E_JOURNAL_BAD);
+}
+
+static int take_split(struct nf_recovered *rc, struct nf_rd *rd)
+{
+	uint64_t seq = nf_rd_u64(rd);
+	uint32_t nr = nf_rd_u32(rd);
+
+	if (nf_rd_error(rd, true) < 0)
+		return nf_fail(-NF_E_JOURNAL_BAD);
+	if (seq < rc->contained || seq == 0)
+		return 0;
+	struct nf_recovered_dot *from = dot_of(rc, seq), *to = dot_of(rc, seq + 1);
+	if (!from || !to || to->form.nr)
+		return nf_fail(-NF_E_JOURNAL_BAD);
+	return move_ops(from, nr, to);
 }
 
 int nf_recover_record(void *ctx, struct nf_journal *j, uint64_t segment, char kind, const void *plain, size_t len,
@@ -282,7 +343,10 @@ int nf_recover_record(void *ctx, struct nf_journal *j, uint64_t segment, char ki
 		return nf_fail(-NF_E_JOURNAL_BAD);
 	if (kind == 'O')
 		return take_ops(rc, j, segment, &rd, unsynced_from_bytes);
-	if (kind != 'M' || nf_rd_u8(&rd) != MARK_SENT)
+	unsigned mark = kind == 'M' ? nf_rd_u8(&rd) : 0;
+	if (mark == MARK_SPLIT)
+		return take_split(rc, &rd);
+	if (mark != MARK_SENT)
 		return nf_fail(-NF_E_JOURNAL_BAD);
 	uint64_t seq = nf_rd_u64(&rd);
 	struct nf_ref delta;
@@ -426,8 +490,11 @@ static int replay_dot(struct nf_vault *v, const struct nf_recovered_dot *d, cons
 	e->oldest_ns = nf_clock_ns();
 	e->journaled_bytes = e->ops.len;
 	/* What took another form is to be written in it. */
+	size_t journaled = 0;
+	for (size_t i = 0; i < d->form.nr; i++)
+		journaled += d->form.rec[i].len;
 	if (!e->sent && d->form.nr &&
-	    (d->unfinished || memcmp(&d->form.rec[0].base_root, &v->base.root, sizeof v->base.root)))
+	    (d->unfinished || journaled != e->ops.len || memcmp(&d->form.rec[0].base_root, &v->base.root, sizeof v->base.root)))
 		e->reset = true;
 	e->first_segment = d->first_segment;
 	e->min_segment = 0; /* its blocks are in old segments: they stay until it is on the server */

@@ -66,6 +66,7 @@ struct nf_epoch {
 	bool reset;               /* n  the journal holds an older form of ops: write them anew */
 	bool resetting;           /* n  and has a part of the new form */
 	bool new_base;            /* n  the journal holds an older base_root: say so */
+	uint32_t split_at;        /* n  the journal holds more of it: from this operation on it is the next dot's; 0: no */
 	bool sent;                /* n  a head with this dot may be on the store: the delta is fixed */
 	struct nf_ref delta;      /* n  once it is on the store */
 	uint64_t first_spare;     /* n  of the delta, once encoded */
@@ -194,6 +195,7 @@ struct nf_vault {
 	uint64_t segment;           /* n */
 	struct nf_list sync_waiters;/* n  fsync=remote and sync calls: wait for an epoch */
 	uint64_t confirmed_seq;     /* n  our last dot on the server, shown by a look */
+	uint64_t split_from, split_to; /* n  what was to be dot split_from has become this and the next ones */
 	uint64_t known_seq;         /* our last dot read back; the committer's */
 	bool want_commit;           /* n  commit now */
 	bool want_look;             /* n */
@@ -353,6 +355,7 @@ enum {
 };
 int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root, unsigned flags,
 			  const void *ops, size_t len);
+int nf_journal_encode_split(struct nf_buf *b, uint64_t seq, uint32_t nr_ops);
 int nf_journal_encode_sent(struct nf_buf *b, uint64_t seq, const struct nf_ref *delta, uint64_t first_spare);
 extern const struct nf_journal_seal_ops nf_vault_journal_seal;
 

@@ -314,6 +314,89 @@ START_TEST(operations_outlive_a_crash_while_their_new_form_is_journaled)
 }
 END_TEST
 
+enum { ATTR_BYTES = 4000 };
+
+static void has_attr(struct vfs *m, uint64_t ino, int i)
+{
+	nf_auto_free char *value = noise(ATTR_BYTES, (uint64_t)i);
+	struct nf_call c = { .op = NF_CALL_GETXATTR, .ino = ino, .size = 8192 };
+
+	snprintf(c.name, sizeof c.name, "user.%d", i);
+	ck_assert_int_eq(vfs_call(m, &c), 0);
+	ck_assert_uint_eq(c.count, ATTR_BYTES);
+	ck_assert_mem_eq(c.buf, value, ATTR_BYTES);
+	free(c.buf);
+}
+
+/* What was done while nothing could be sent is more than one delta may hold. _i: 1 stopped once in the middle. */
+START_TEST(more_than_one_delta_holds_goes_out_in_several)
+{
+	enum { N = 2600 };
+	struct vfs_site s;
+	struct nf_open_file *f, *g;
+	uint64_t ino, ino_g;
+	char *want = noise(SIZE, 6);
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+
+	ck_assert_int_eq(vfs_open(&a, "/f", O_RDWR | O_CREAT, 0644, &f, &ino), 0);
+	ck_assert_int_eq(vfs_open(&a, "/g", O_RDWR | O_CREAT, 0644, &g, &ino_g), 0);
+	ck_assert_int_eq(vfs_pwrite(&a, g, ino_g, want, SIZE, 0), 0);
+	for (int i = 0; i < N; i++) {
+		nf_auto_free char *value = noise(ATTR_BYTES, (uint64_t)i);
+		struct nf_call c = { .op = NF_CALL_SETXATTR, .ino = ino, .data = value, .size = ATTR_BYTES };
+		snprintf(c.name, sizeof c.name, "user.%d", i);
+		ck_assert_int_eq(vfs_call(&a, &c), 0);
+		/* Content of one file, version after version, on both sides of every split. */
+		if (i % 400 == 0) {
+			want[i * 100] = (char)i;
+			ck_assert_int_eq(vfs_pwrite(&a, g, ino_g, want + i * 100, 1, (uint64_t)i * 100), 0);
+			ck_assert_int_eq(vfs_fsync(&a, g, ino_g), 0);
+		}
+	}
+	ck_assert_uint_gt(a.v->current->ops.len, 10 << 20);
+	want[1] = 'x';
+	ck_assert_int_eq(vfs_pwrite(&a, g, ino_g, want + 1, 1, 1), 0);
+	if (_i) {
+		ck_assert_int_eq(vfs_fsync(&a, g, ino_g), 0);
+		freeze(&a);
+		ck_assert_uint_lt(a.v->frozen->ops.len, 5 << 20);
+		/* Once with the mark alone in the journal, once with all. */
+		if (_i == 1) {
+			ck_assert_int_eq(nf_vault_journal(a.v, true), 0);
+		} else {
+			struct nf_buf b = NF_BUF_INIT;
+			ck_assert_int_eq(nf_journal_encode_split(&b, a.v->frozen->seq, a.v->frozen->split_at), 0);
+			ck_assert_int_eq(nf_journal_record(a.v->journal, 'M', b.p, b.len), 0);
+			nf_buf_deinit(&b);
+		}
+		copy_disk(&s, "a", "a1");
+	}
+	vfs_close(&a, f, ino);
+	vfs_close(&a, g, ino_g);
+	if (_i) {
+		vfs_unmount(&a);
+		a = vfs_mount(&s, "a1");
+		has_attr(&a, ino, 0);
+		has_attr(&a, ino, N - 1);
+		ck_assert_int_eq(vfs_check(&a, "/g", want, SIZE), 0);
+	}
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_uint_eq(a.v->current->nr_ops, 0);
+	struct vfs b = vfs_mount(&s, "b");
+	for (int i = 0; i < N; i += 13)
+		has_attr(&b, ino, i);
+	ck_assert_int_eq(vfs_check(&b, "/g", want, SIZE), 0);
+	char path[80];
+	ck_assert_uint_eq(conflict_paths(&b, path), 0);
+	ck_assert_uint_eq(vfs_problems(&b), 0);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	free(want);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "kept", 100);
@@ -321,6 +404,7 @@ static void suite_add(Suite *s)
 	tcase_add_loop_test(tc, a_conflict_copy_of_what_was_frozen_outlives_the_frozen_epochs_journal, 0, 2);
 	tcase_add_loop_test(tc, a_small_file_that_cannot_grow_keeps_its_content, 0, 3);
 	tcase_add_test(tc, operations_outlive_a_crash_while_their_new_form_is_journaled);
+	tcase_add_loop_test(tc, more_than_one_delta_holds_goes_out_in_several, 0, 3);
 	tcase_add_test(tc, an_exchange_that_would_make_a_circle_is_not_done_by_a_machine_that_lacks_nodes);
 }
 

@@ -1,0 +1,174 @@
+/* vault/split.c - a current epoch that has grown too large for one delta, in two.
+ *
+ * While a frozen epoch cannot go out (no connection, a slow one) the current one takes everything.  A delta is one object
+ * of limited size, so a cut takes only the first of its operations; they are a state that was, like those before any
+ * cut.  Files and their groups are not touched: what is still to come belongs to the second part.
+ *
+ *     current  n     [ a b c d e f ]            journal   O(n: a..f)
+ *     frozen   n     [ a b c ]                            M(split n at 3)
+ *     current  n + 1 [ d e f ]                            O(n + 1, new form: d..f) */
+#include "base/assert.h"
+#include "base/error.h"
+#include "base/mem.h"
+#include "base/trace.h"
+#include "vault/commit.h"
+
+#include <inttypes.h>
+
+/* One part while it is made. */
+struct part {
+	struct nf_epoch *e;
+	struct nf_apply a;
+};
+
+static void part_deinit(struct part *p)
+{
+	nf_epoch_free(p->e);
+	nf_apply_deinit(&p->a);
+}
+
+static int part_init(struct nf_vault *v, struct part *p, const struct nf_epoch *old, uint64_t seq,
+		     const struct nf_layer *below)
+{
+	int r = nf_epoch_new(seq, &old->base_root, &p->e);
+
+	if (r < 0)
+		return r;
+	p->e->first_segment = old->first_segment;
+	p->e->min_segment = old->min_segment;
+	p->e->oldest_ns = old->oldest_ns;
+	p->a = (struct nf_apply){
+		.view = { .nodes = v->nodes, .base = v->base.root, .layers = { p->e->layer, below } },
+		.layer = p->e->layer, .ring = v->ring, .dot = { v->writer, seq }, .host = v->host,
+		.base_root = old->base_root, .base_layer = below, .out = &p->e->ops,
+	};
+	return 0;
+}
+
+/* On the state they were made on operations meet no conflict. */
+static int part_end(struct part *p)
+{
+	p->e->nr_ops = p->a.nr_out;
+	p->e->inodes = p->a.inodes;
+	p->e->bytes = p->a.bytes;
+	return p->a.nr_spared ? nf_fail(-NF_E_TREE_BAD) : 0;
+}
+
+/* How many bytes, and operations, of E the first part takes: all that is in the journal, at most MAX_BYTES; at least one
+ * operation. 0: nothing may be taken. */
+static size_t first_part(const struct nf_epoch *e, size_t max_bytes, uint32_t *nr)
+{
+	size_t upto = 0;
+	struct nf_rd rd = nf_rd_of(e->ops.p, e->ops.len);
+	struct nf_op op;
+
+	*nr = 0;
+	if (e->reset || e->resetting || e->new_base)
+		return 0;
+	while (nf_rd_left(&rd) && nf_op_decode(&rd, NULL, &op) == 0) {
+		size_t end = (size_t)(rd.p - e->ops.p);
+		if (end > e->journaled_bytes || (end > max_bytes && upto))
+			break;
+		upto = end;
+		++*nr;
+	}
+	return upto;
+}
+
+/* Operations [from, to) of the current epoch, blocking. */
+static int replay_range(struct nf_vault *v, struct nf_apply *a, size_t from, size_t to)
+{
+	nf_auto_free uint8_t *copy = malloc(to - from + 1);
+
+	if (!copy)
+		return nf_fail(-ENOMEM);
+	nf_lock_take(&v->ns);
+	memcpy(copy, v->current->ops.p + from, to - from);
+	nf_lock_drop(&v->ns);
+	return nf_replay(v, a, copy, to - from, NULL);
+}
+
+/* What came after *AT, under the lock, which is dropped while nodes are fetched. */
+static int replay_tail(struct nf_vault *v, struct nf_apply *a, size_t at)
+{
+	struct nf_want w = NF_WANT_INIT;
+	int r = 0;
+
+	while (r == 0 && at < v->current->ops.len) {
+		struct nf_rd rd = nf_rd_of(v->current->ops.p + at, v->current->ops.len - at);
+		const uint8_t *from = rd.p;
+		struct nf_op op;
+		w.nr = 0;
+		r = nf_op_decode(&rd, NULL, &op);
+		if (r == 0)
+			r = nf_apply(a, &op, &w);
+		if (r == 0) {
+			at += (size_t)(rd.p - from);
+		} else if (r == NF_TREE_WANT) {
+			nf_lock_drop(&v->ns);
+			r = v->src.load(v->src.ctx, &w);
+			nf_lock_take(&v->ns);
+		}
+	}
+	nf_want_deinit(&w);
+	return r;
+}
+
+static void exchange(struct nf_vault *v, struct part *lo, struct part *hi, uint32_t nr)
+{
+	struct nf_epoch *old = v->current;
+
+	lo->e->journaled_bytes = lo->e->ops.len;
+	lo->e->split_at = nr;
+	hi->e->reset = true;
+	/* Who waits for the old epoch waits for all that came of it. */
+	if (v->split_to != old->seq)
+		v->split_from = old->seq;
+	v->split_to = hi->e->seq;
+	nf_trace(COMMIT, "split seq=%" PRIu64 " ops=%u and %u", old->seq, lo->e->nr_ops, hi->e->nr_ops);
+	v->frozen = nf_steal(&lo->e);
+	v->current = nf_steal(&hi->e);
+	nf_epoch_free(old);
+}
+
+int nf_split(struct nf_vault *v, size_t max_bytes)
+{
+	struct part lo = { 0 }, hi = { 0 };
+	uint32_t nr = 0;
+
+	NF_ASSERT(!v->frozen);
+	int r = nf_vault_journal(v, false);
+	if (r < 0)
+		return r;
+	nf_lock_take(&v->ns);
+	while (v->journaling)
+		nf_cond_wait(&v->changed, &v->ns);
+	v->journaling = true;
+	size_t upto = first_part(v->current, max_bytes, &nr), len = v->current->ops.len;
+	if (!upto || upto == len)
+		r = nf_fail(-EAGAIN);
+	nf_lock_drop(&v->ns);
+	if (r == 0)
+		r = part_init(v, &lo, v->current, v->current->seq, NULL);
+	if (r == 0)
+		r = part_init(v, &hi, v->current, v->current->seq + 1, lo.e->layer);
+	if (r == 0)
+		r = replay_range(v, &lo.a, 0, upto);
+	if (r == 0)
+		r = replay_range(v, &hi.a, upto, len);
+	nf_lock_take(&v->ns);
+	if (r == 0)
+		r = replay_tail(v, &hi.a, len);
+	if (r == 0)
+		r = part_end(&lo);
+	if (r == 0)
+		r = part_end(&hi);
+	if (r == 0)
+		exchange(v, &lo, &hi, nr);
+	v->journaling = false;
+	nf_cond_broadcast(&v->changed);
+	nf_lock_drop(&v->ns);
+	part_deinit(&lo);
+	part_deinit(&hi);
+	return r;
+}
