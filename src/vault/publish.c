@@ -467,8 +467,12 @@ static int fold_extents(struct nf_vault *v, struct batch *b, const struct nf_vie
 			w.nr = 0;
 		}
 		nf_want_deinit(&w);
-		if (r < 0)
+		if (r < 0) {
+			/* Changed in part, and what the rest was cannot be read: nothing is published that loses it. */
+			nf_trace(COMMIT, "window not readable: ino=%" PRIx64 " block=%" PRIu64 " err=%s",
+				 ino, key.a, nf_error_name(r));
 			break;
+		}
 		bool any = false;
 		for (int k = 0; k < NF_WINDOW_BLOCKS; k++) {
 			known[k] = refs[k].sealed_len != 0;
