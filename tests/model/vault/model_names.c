@@ -5,10 +5,13 @@
  *   kill         the journal and state of one moment, mounted elsewhere: operations are all there up to the last
  *                fsync, what was fsynced reads right
  *   conflicts    machines that change the same files: every version is found somewhere
+ *   harm         the same with machines that stop, cuts at any time and heads sent without a look before; the store is
+ *                checked again and again
  *   at once      machines with a committer each, on threads of their own
  *
  * NF_SEED replays a seed, NF_STEPS sets the number of steps. */
 #include "base/random.h"
+#include "vault/commit.h"
 #include "vfs.h"
 
 #include <inttypes.h>
@@ -455,9 +458,73 @@ END_TEST
 
 /* --- conflicts ---------------------------------------------------------------------------------- */
 
+/* Replaces the file's content, durably. */
+static void put_durably(struct vfs *m, const char *path, const char *p, size_t len)
+{
+	struct nf_open_file *f;
+	uint64_t ino;
+
+	ck_assert_int_eq(vfs_open(m, path, O_RDWR | O_CREAT | O_TRUNC, 0644, &f, &ino), 0);
+	ck_assert_int_eq(vfs_pwrite(m, f, ino, p, len, 0), 0);
+	ck_assert_int_eq(vfs_fsync(m, f, ino), 0);
+	vfs_close(m, f, ino);
+}
+
+/* The machine stops as it is; what its disk holds goes on. */
+static void stop(struct vfs_site *site, struct vfs *m, char name[32])
+{
+	char cmd[900], next[32];
+	const char *t = site->dir.path;
+	unsigned nr = 0;
+
+	(void)sscanf(strchr(name, '-') ? strchr(name, '-') : "", "-%u", &nr);
+	snprintf(next, sizeof next, "%.2s-%u", name, nr + 1);
+	snprintf(cmd, sizeof cmd, "cp -a '%s/%s-state' '%s/%s-state' && cp -a '%s/%s-cache' '%s/%s-cache'", t, name, t,
+		 next, t, name, t, next);
+	ck_assert_int_eq(system(cmd), 0);
+	vfs_unmount(m);
+	strcpy(name, next);
+	*m = vfs_mount(site, name);
+}
+
+static void harm(struct vfs_site *site, struct vfs *m, char name[32], struct nf_prng *rng)
+{
+	const struct nf_head *leaf = &m->v->base;
+	struct nf_head sent;
+
+	switch (nf_prng_below(rng, 12)) {
+	case 0:
+		stop(site, m, name);
+		break;
+	case 1:
+		if (nf_cut(m->v))
+			ck_assert_int_eq(nf_cut_drain(m->v), 0);
+		break;
+	case 2:
+		if (!nf_cut(m->v))
+			break;
+		ck_assert_int_eq(nf_cut_drain(m->v), 0);
+		ck_assert_int_eq(nf_publish(m->v, &leaf, 1, &sent), 0);
+		nf_head_deinit(&sent);
+		break;
+	case 3:
+		ck_assert_int_eq(vfs_refresh(m), 0);
+		if (nf_prng_below(rng, 2))
+			stop(site, m, name);
+		break;
+	case 4:
+		ck_assert_uint_eq(vfs_problems(m), 0);
+		break;
+	default:
+		break;
+	}
+}
+
+/* _i: from 3 on with harm. */
 START_TEST(no_version_of_a_conflict_is_lost)
 {
 	enum { MACHINES = 3, SHARED = 4, ROUNDS = 6, BIG = 40000 };
+	char name[MACHINES][32];
 	static struct vfs_names names, theirs;
 	struct vfs_site site;
 	struct vfs m[MACHINES];
@@ -471,8 +538,8 @@ START_TEST(no_version_of_a_conflict_is_lost)
 	fprintf(stderr, "# seed %" PRIu64 "\n", seed);
 	vfs_site_init(&site, "", "");
 	for (int k = 0; k < MACHINES; k++) {
-		sprintf(path, "m%d", k);
-		m[k] = vfs_mount(&site, path);
+		sprintf(name[k], "m%d", k);
+		m[k] = vfs_mount(&site, name[k]);
 	}
 	int version = 0;
 	for (int round = 0; round < ROUNDS; round++) {
@@ -484,8 +551,13 @@ START_TEST(no_version_of_a_conflict_is_lost)
 			size_t len = f % 2 ? BIG : 100;
 			memset(big, 'x', len);
 			memcpy(big, text, strlen(text));
-			ck_assert_int_eq(vfs_put(&m[k], path, big, len), 0);
+			if (_i < 3)
+				ck_assert_int_eq(vfs_put(&m[k], path, big, len), 0);
+			else
+				put_durably(&m[k], path, big, len);
 			wrote[k][f] = version;
+			if (_i >= 3)
+				harm(&site, &m[k], name[k], &rng);
 			if (!nf_prng_below(&rng, 6))
 				ck_assert_int_eq(vfs_sync(&m[nf_prng_below(&rng, MACHINES)]), 0);
 		}
@@ -676,7 +748,7 @@ static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "names", 300);
 	tcase_add_loop_test(tc, names_agree_with_the_model, 0, 4);
-	tcase_add_loop_test(tc, no_version_of_a_conflict_is_lost, 0, 3);
+	tcase_add_loop_test(tc, no_version_of_a_conflict_is_lost, 0, 5);
 	tcase_add_loop_test(tc, machines_that_work_at_once_end_with_one_tree, 0, 2);
 }
 
