@@ -50,32 +50,45 @@ static int find_slot(const struct nf_header *h, const struct nf_secret *secret, 
 	return r;
 }
 
+/* Replaces *H by the newest header that its root key opens. *OLDER: *H was of an older generation. */
+static int take_newest(struct nf_store *store, struct nf_header **h, bool *older)
+{
+	struct nf_header *newest;
+	struct nf_header_found found;
+	uint8_t root_key[NF_KEY_BYTES];
+
+	nf_header_root_key(*h, root_key);
+	struct nf_header_key by_root = { .root_key = root_key };
+	int r = nf_header_store_load(store, &by_root, &newest, &found);
+	nf_wipe(root_key, sizeof root_key);
+	if (r < 0)
+		return r;
+	*older = nf_header_generation(newest) != nf_header_generation(*h);
+	nf_header_free(*h);
+	*h = newest;
+	return 0;
+}
+
 int nf_header_open_by(struct nf_store *store, const struct nf_secret *secret, struct nf_header **out,
 		      uint8_t used[NF_SLOT_ID_BYTES])
 {
 	struct nf_header_key by_secret = { .secret = secret };
-	struct nf_header *h, *newest;
-	uint8_t root_key[NF_KEY_BYTES];
-	bool needs_write;
+	struct nf_header_found found;
+	struct nf_header *h;
+	bool older = false;
 
-	int r = nf_header_store_load(store, &by_secret, &h, &needs_write);
+	int r = nf_header_store_load(store, &by_secret, &h, &found);
 	if (r < 0)
 		return r;
-	nf_header_root_key(h, root_key);
-	struct nf_header_key by_root = { .root_key = root_key };
-	r = nf_header_store_load(store, &by_root, &newest, &needs_write);
-	nf_wipe(root_key, sizeof root_key);
-	bool older = r == 0 && nf_header_generation(newest) != nf_header_generation(h);
-	nf_header_free(h);
-	if (r < 0)
-		return r;
-	if (older || used)
-		r = find_slot(newest, secret, used);
+	if (!found.newest)
+		r = take_newest(store, &h, &older);
+	if (r == 0 && (older || used))
+		r = find_slot(h, secret, used);
 	if (r < 0) {
-		nf_header_free(newest);
+		nf_header_free(h);
 		return r;
 	}
-	*out = newest;
+	*out = h;
 	return 0;
 }
 
@@ -100,12 +113,12 @@ static int load_kept(const char *address, const struct nf_header_key *key, struc
 static int load(const char *address, struct nf_store *store, const struct nf_header_key *key,
 		struct nf_header **out, bool *kept)
 {
-	bool needs_write;
+	struct nf_header_found found;
 	int r = -NF_E_OFFLINE;
 
 	if (!*kept)
 		r = key->secret ? nf_header_open_by(store, key->secret, out, NULL) :
-				  nf_header_store_load(store, key, out, &needs_write);
+				  nf_header_store_load(store, key, out, &found);
 	*kept = is_offline(r);
 	if (!*kept)
 		return r;

@@ -6,6 +6,8 @@
 #include "base/assert.h"
 #include "base/mem.h"
 
+#include <stdio.h>
+
 enum {
 	/* MKCOLs of one operation, up and down. */
 	MKCOLS_MAX = 64,
@@ -161,6 +163,20 @@ static void answered_size(struct nf_dav_job *j)
 	}
 }
 
+/* What was listed is there: a PUT into it need not make it first. */
+static void know_listed(struct nf_dav_job *j)
+{
+	nf_auto_free char *path = NULL;
+
+	if (!*j->op->name)
+		return;
+	int n = asprintf(&path, "%s%s/", j->d->path, j->op->name);
+	if (n < 0)
+		path = NULL;
+	else
+		nf_known_add(&j->d->known, path, (size_t)n);
+}
+
 static void answered_list(struct nf_dav_job *j)
 {
 	struct nf_dav_props self;
@@ -176,8 +192,10 @@ static void answered_list(struct nf_dav_job *j)
 	int r = nf_dav_xml_end(j->xml, &self, &children);
 	if (!r && !self.is_dir)
 		r = -NF_E_STORE_NOT_FOUND;
-	if (!r)
+	if (!r) {
+		know_listed(j);
 		nf_entries_give(&children, j->op);
+	}
 	nf_entries_deinit(&children);
 	nf_dav_end(j, nf_fail(r));
 }

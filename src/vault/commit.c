@@ -24,11 +24,22 @@ enum {
 	PRUNE_AGE_S = 600,
 	PRUNE_EVERY = 32,       /* looks */
 	REACH_MS = 15000,       /* longer than a probe */
+	/* A look is good for a commit that begins so soon after it, unless others were seen to write lately. */
+	LOOK_GOOD_MS = 10000,
+	ALONE_MS = 60000,
 	/* An epoch that has grown to this is cut early. */
 	CUT_LAYER_BYTES = 16 << 20,
 };
 
 /* --- waiting ------------------------------------------------------------------------------------ */
+
+/* Our last dot that the base contains, while no look has confirmed it (R9); 0: none. */
+static uint64_t unconfirmed_seq(const struct nf_vault *v)
+{
+	uint64_t seq = v->writer ? nf_vector_seq(&v->base.vector, v->writer) : 0;
+
+	return seq > v->confirmed_seq ? seq : 0;
+}
 
 /* The dot that everything done so far will be in; 0: everything is confirmed. */
 static uint64_t target_seq(struct nf_vault *v)
@@ -36,7 +47,7 @@ static uint64_t target_seq(struct nf_vault *v)
 	/* Files are listed as dirty when they may hold something; the cut finds out. */
 	if (v->current && (v->current->nr_ops || !nf_list_empty(&v->dirty_list)))
 		return v->current->seq;
-	return v->frozen ? v->frozen->seq : 0;
+	return v->frozen ? v->frozen->seq : unconfirmed_seq(v);
 }
 
 /* Is everything up to dot TARGET on the server, or was there nothing in it? */
@@ -242,52 +253,83 @@ static int know(struct nf_vault *v, const struct nf_head *head)
 	return nf_look_add(v->look, head);
 }
 
+/* May a head be made from the look that was the last?  R10 asks for no newer one: what was published meanwhile makes a
+ * fork.  So only where that is unlikely. */
+static bool look_is_good(const struct nf_vault *v)
+{
+	uint64_t now = nf_clock_ns();
+
+	return v->base_seen_ns && !v->meet && now - v->base_seen_ns < LOOK_GOOD_MS * NF_NS_PER_MS &&
+	       (!v->others_seen_ns || now - v->others_seen_ns > ALONE_MS * NF_NS_PER_MS);
+}
+
+/* Copies of the leaves into L: of a new look, or (AGAIN) the base as it was seen by the last one. */
+static int take_leaves(struct nf_vault *v, bool again, struct leaves *l)
+{
+	const struct nf_head *base = &v->base;
+	struct nf_look_result seen = { .leaves = &base, .nr_leaves = 1 };
+
+	if (!again) {
+		v->base_seen_ns = 0;
+		int r = look(v, &seen);
+		if (r < 0)
+			return r;
+		if (seen.nr_leaves > 1)
+			v->others_seen_ns = nf_clock_ns();
+		else if (is_base(v, seen.leaves[0]) || seen.leaves[0]->writer == v->writer)
+			v->base_seen_ns = nf_clock_ns();
+		else
+			v->others_seen_ns = nf_clock_ns();
+	}
+	return leaves_copy(l, &seen);
+}
+
+static int publish(struct nf_vault *v, const struct leaves *l)
+{
+	struct nf_head head = { 0 };
+
+	v->base_seen_ns = 0;
+	int r = nf_publish(v, l->p, l->nr, &head);
+	if (r == 0)
+		r = know(v, &head);
+	nf_head_deinit(&head);
+	return r == -NF_E_STORE_UNKNOWN_OUTCOME || r == 0 ? 1 : r;
+}
+
+/* Several leaves. */
+static int join(struct nf_vault *v, const struct leaves *l, unsigned round)
+{
+	if (v->read_only) {
+		/* Somebody who may write merges; until then the greatest leaf is shown. */
+		return is_base(v, l->p[l->nr - 1]) ? 0 : nf_adopt(v, l->p[l->nr - 1]);
+	}
+	if (round < 2) {
+		merge_wait(v, round);
+		return 1;
+	}
+	return publish(v, l);
+}
+
 /* One round: 0 nothing is left to do, 1 look again, negative. */
 static int round_of(struct nf_vault *v, unsigned round)
 {
-	struct nf_look_result seen;
 	struct leaves l = { 0 };
-	struct nf_head head = { 0 };
 	uint64_t known = NF_MAX(v->known_seq, nf_vector_seq(&v->base.vector, v->writer));
+	bool again = round == 0 && v->frozen && look_is_good(v);
 
-	int r = look(v, &seen);
-	if (r == 0)
-		r = leaves_copy(&l, &seen);
+	int r = take_leaves(v, again, &l);
+	if (r == 0 && l.nr > 1) {
+		r = join(v, &l, round);
+		goto out;
+	}
+	if (r == 0 && !is_base(v, l.p[0]))
+		r = nf_adopt(v, l.p[0]);
 	if (r < 0)
 		goto out;
-	if (l.nr > 1) {
-		if (v->read_only) {
-			/* Somebody who may write merges; until then the greatest leaf is shown. */
-			r = is_base(v, l.p[l.nr - 1]) ? 0 : nf_adopt(v, l.p[l.nr - 1]);
-			goto out;
-		}
-		if (round < 2) {
-			merge_wait(v, round);
-			r = 1;
-			goto out;
-		}
-		r = nf_publish(v, l.p, l.nr, &head);
-		if (r == 0)
-			r = know(v, &head);
-		r = r == -NF_E_STORE_UNKNOWN_OUTCOME || r == 0 ? 1 : r;
-		goto out;
-	}
-	if (!is_base(v, l.p[0])) {
-		r = nf_adopt(v, l.p[0]);
-		if (r == 0)
-			confirm(v, l.p[0], known);
-		r = r < 0 ? r : 1;
-		goto out;
-	}
-	confirm(v, l.p[0], known);
-	if (!v->frozen)
-		goto out;
-	r = nf_publish(v, l.p, 1, &head);
-	if (r == 0)
-		r = know(v, &head);
-	r = r == -NF_E_STORE_UNKNOWN_OUTCOME || r == 0 ? 1 : r;
+	if (!again)
+		confirm(v, l.p[0], known);
+	r = v->frozen ? publish(v, &l) : unconfirmed_seq(v) != 0;
 out:
-	nf_head_deinit(&head);
 	leaves_deinit(&l);
 	return r;
 }
@@ -296,8 +338,9 @@ static void prune(struct nf_vault *v)
 {
 	size_t nr = 0;
 
-	if (v->read_only || v->looks_done % PRUNE_EVERY)
+	if (v->read_only || v->looks_done - v->pruned_looks < PRUNE_EVERY)
 		return;
+	v->pruned_looks = v->looks_done;
 	(void)nf_look_prune(v->look, PRUNE_AGE_S, &nr); /* what stays is pruned another time */
 }
 
@@ -358,7 +401,10 @@ static bool something_due(struct nf_vault *v, uint64_t now, uint64_t *at)
 {
 	uint64_t oldest = UINT64_MAX;
 
-	if (v->frozen || v->want_commit)
+	if (v->frozen || unconfirmed_seq(v))
+		return true;
+	/* Who wanted it may have got it by the commit that was under way. */
+	if (v->want_commit && target_seq(v))
 		return true;
 	if (v->current && v->current->oldest_ns)
 		oldest = v->current->oldest_ns;
@@ -382,7 +428,7 @@ static void *committer(void *arg)
 	nf_lock_take(&v->ns);
 	while (!v->stopping) {
 		uint64_t now = nf_clock_ns(), at = v->manual ? now + NF_NS_PER_S : next_poll;
-		bool due = v->manual ? v->want_commit : something_due(v, now, &at);
+		bool due = v->manual ? v->want_commit && target_seq(v) : something_due(v, now, &at);
 		bool poll = v->want_look || (!v->manual && now >= next_poll);
 		if (v->back) {
 			v->back = false;
@@ -408,6 +454,8 @@ static void *committer(void *arg)
 		bool quiet = !due && !v->meet && nf_look_poll(v->look) == 0;
 		if (!quiet)
 			r = nf_commit_turn(v, due);
+		else if (v->base_seen_ns)
+			v->base_seen_ns = nf_clock_ns();
 		nf_lock_take(&v->ns);
 		if (quiet) {
 			v->looks_done++; /* somebody may wait for a look, with or without news */
@@ -518,8 +566,11 @@ int nf_vault_sync(struct nf_vault *v, _Atomic bool *stop)
 	nf_lock_take(&v->ns);
 	uint64_t failures = 0, seen = v->turns_done;
 	while (!is_done(v, target) && !v->stopping && !(stop && *stop)) {
-		v->want_commit = true;
-		nf_cond_broadcast(&v->changed);
+		/* Once it is cut it goes by itself; wanting more would cut what comes behind it. */
+		if (v->current && v->current->seq <= target) {
+			v->want_commit = true;
+			nf_cond_broadcast(&v->changed);
+		}
 		nf_cond_wait_until(&v->changed, &v->ns, nf_clock_ns() + NF_NS_PER_S / 2);
 		if (v->turns_done != seen && v->last_error < 0)
 			failures++;

@@ -212,7 +212,7 @@ static int load_current(struct search *q, struct nf_header **out)
 	return 0;
 }
 
-static int load_listed(struct search *q, struct nf_header **out, bool *needs_write)
+static int load_listed(struct search *q, struct nf_header **out, struct nf_header_found *found)
 {
 	struct nf_store_op op;
 	size_t nr;
@@ -220,27 +220,29 @@ static int load_listed(struct search *q, struct nf_header **out, bool *needs_wri
 	int r = list_hex(q->s, &op, "header", GENERATION_DIGITS, &nr);
 	if (!r)
 		r = -NF_E_KEY_WRONG;
-	for (size_t i = 0; i < nr && i < GENERATIONS_MAX && r == -NF_E_KEY_WRONG; i++)
-		r = load_generation(q, strtoul(op.entries[i].name, NULL, 16), out, needs_write);
+	for (size_t i = 0; i < nr && i < GENERATIONS_MAX && r == -NF_E_KEY_WRONG; i++) {
+		found->newest = i == 0;
+		r = load_generation(q, strtoul(op.entries[i].name, NULL, 16), out, &found->needs_write);
+	}
 	nf_store_op_deinit(&op);
 	return r;
 }
 
 int nf_header_store_load(struct nf_store *s, const struct nf_header_key *key,
-			 struct nf_header **out, bool *needs_write)
+			 struct nf_header **out, struct nf_header_found *found)
 {
 	struct search q = { .s = s, .key = key };
 	int r = 0;
 
 	if (!s->no_list) {
-		r = load_listed(&q, out, needs_write);
+		r = load_listed(&q, out, found);
 		if (r != -NF_E_KEY_WRONG || q.parsed)
 			return r;
 	}
 	/* Nothing listed is a header: the copy, which on other stores is never asked. */
 	r = load_current(&q, out);
 	if (!r)
-		*needs_write = false;
+		*found = (struct nf_header_found){ .newest = true };
 	return r;
 }
 

@@ -17,13 +17,18 @@ struct nf_header_key {
 	const uint8_t *root_key; /* NF_KEY_BYTES */
 };
 
+/* About a header that was loaded. */
+struct nf_header_found {
+	bool needs_write; /* a merge of headers that differed: ought to be saved as the next generation */
+	bool newest;      /* of the highest generation that the store shows */
+};
+
 /* Reads the header of the highest generation that opens, merged with the others of its
- * generation.  *OUT is unlocked, the caller's.  *NEEDS_WRITE: it is a merge of headers that
- * differed and ought to be saved as the next generation.  -NF_E_HEADER_MISSING: there is none;
+ * generation.  *OUT is unlocked, the caller's.  -NF_E_HEADER_MISSING: there is none;
  * -NF_E_KEY_WRONG: none opens with KEY; what the store says; or, if all that is there is
  * malformed, why. */
 int nf_header_store_load(struct nf_store *s, const struct nf_header_key *key,
-			 struct nf_header **out, bool *needs_write);
+			 struct nf_header **out, struct nf_header_found *found);
 
 /* Writes H under a new name of its generation, reads it back and compares, and then replaces
  * `header/current`.  *CURRENT_ERROR (may be NULL) says what became of that copy; its

@@ -169,6 +169,41 @@ static int replay_delta(struct nf_vault *v, struct nf_merged *m, const struct mi
 	return r;
 }
 
+static int put(struct nf_layer *l, const struct nf_key *key, struct nf_buf *b)
+{
+	int r = nf_buf_error(b);
+	if (r == 0)
+		r = nf_layer_put(l, key, b->p, b->len);
+	nf_buf_deinit(b);
+	return r;
+}
+
+/* One ROOT item that only the other tree has. */
+static int take_root(void *ctx, const struct nf_key *key, const struct nf_val *old, const struct nf_val *now)
+{
+	struct nf_root_item item;
+	struct nf_buf b = NF_BUF_INIT;
+
+	if (key->ino || key->type > NF_ITEM_ROOT)
+		return NF_TREE_STOP;
+	if (key->type != NF_ITEM_ROOT || old || !now)
+		return 0;
+	int r = nf_root_decode(now->p, now->len, &now->self, &item);
+	if (r < 0)
+		return nf_fail(r);
+	nf_root_encode(&b, &item);
+	return put(ctx, key, &b);
+}
+
+/* The merged tree names the heads that LEAF was made on top of as well: a look need not read them (look_cover.c).  They come
+ * early in key order, and what both trees share is not read. */
+static int take_roots(struct nf_vault *v, struct nf_merged *m, const struct nf_head *leaf)
+{
+	int r = nf_tree_diff(&v->src, &m->base->root, &leaf->root, take_root, m->layer);
+
+	return r == NF_TREE_STOP ? 0 : r;
+}
+
 int nf_merge(struct nf_vault *v, const struct nf_head *const *leaves, size_t nr, struct nf_merged *out)
 {
 	struct nf_merged m = { .base = leaves[nr - 1] };
@@ -187,21 +222,14 @@ int nf_merge(struct nf_vault *v, const struct nf_head *const *leaves, size_t nr,
 	}
 	for (size_t i = 0; r == 0 && i < nr_missing; i++)
 		r = replay_delta(v, &m, &list[i]);
+	for (size_t i = 0; r == 0 && i + 1 < nr; i++)
+		r = take_roots(v, &m, leaves[i]);
 	if (r < 0) {
 		nf_merged_deinit(&m);
 		return nf_fail(r);
 	}
 	*out = m;
 	return 0;
-}
-
-static int put(struct nf_layer *l, const struct nf_key *key, struct nf_buf *b)
-{
-	int r = nf_buf_error(b);
-	if (r == 0)
-		r = nf_layer_put(l, key, b->p, b->len);
-	nf_buf_deinit(b);
-	return r;
 }
 
 int nf_merge_parents(struct nf_layer *l, const struct nf_head *const *parents, size_t nr)

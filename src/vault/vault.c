@@ -66,7 +66,7 @@ static int open_machines(struct nf_vault *v, const struct nf_vault_options *o)
 	if (r == 0)
 		r = nf_fetch_new(&f, &v->fetch);
 	if (r == 0)
-		r = nf_look_new(v->store, v->ring, &v->look);
+		r = nf_look_new(v->store, v->ring, v->fetch, &v->look);
 	v->src = (struct nf_node_source){ .nodes = v->nodes, .load = nf_fetch_load, .ctx = v->fetch };
 	return r;
 }
@@ -93,6 +93,8 @@ static int first_base(struct nf_vault *v, const struct nf_state *s, const char *
 			return nf_fail(-NF_E_HEAD_ROLLBACK);
 	}
 	v->connected = r == 0;
+	if (r == 0 && look.nr_leaves == 1)
+		v->base_seen_ns = nf_clock_ns();
 	return r;
 }
 
@@ -294,6 +296,9 @@ static int open_writer(struct nf_vault *v, const struct nf_state *s)
  * copied becomes a new writer, if nothing of its own is waiting. */
 static int first_turn(struct nf_vault *v)
 {
+	/* A new device has just looked. */
+	if (v->base_seen_ns && !v->frozen)
+		return 0;
 	int r = nf_commit_turn(v, false);
 
 	if (r == -NF_E_WRITER_CLONED && !v->frozen && v->current->nr_ops == 0) {
@@ -305,6 +310,7 @@ static int first_turn(struct nf_vault *v)
 		if (r == 0)
 			r = nf_head_copy(&v->base, seen.leaves[seen.nr_leaves - 1]);
 		v->confirmed_seq = v->known_seq = 0;
+		v->base_seen_ns = 0;
 		if (r == 0)
 			r = claim(v);
 		if (r == 0)

@@ -197,6 +197,9 @@ struct nf_vault {
 	uint64_t confirmed_seq;     /* n  our last dot on the server, shown by a look */
 	uint64_t split_from, split_to; /* n  what was to be dot split_from has become this and the next ones */
 	uint64_t known_seq;         /* our last dot read back; the committer's */
+	uint64_t base_seen_ns;      /* when a look last showed the base as the only leaf, 0: that is not known; the committer's */
+	uint64_t others_seen_ns;    /* when a look last showed news of others; the committer's */
+	uint64_t pruned_looks;      /* looks_done at the last pruning; the committer's */
 	bool want_commit;           /* n  commit now */
 	bool want_look;             /* n */
 	bool stopping;              /* n */

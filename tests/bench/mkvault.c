@@ -28,10 +28,10 @@ static struct vfs open_vault(const char *address, const char *work)
 	struct nf_store *st;
 	struct vfs m;
 	uint8_t id[16];
-	bool newer;
+	struct nf_header_found found;
 
 	ck_assert_int_eq(nf_store_open(address, NULL, true, &st), 0);
-	int r = nf_header_store_load(st, &key, &h, &newer);
+	int r = nf_header_store_load(st, &key, &h, &found);
 	if (r == -NF_E_HEADER_MISSING) {
 		ck_assert_int_eq(nf_header_new(&h), 0);
 		ck_assert_int_eq(nf_header_slot_add(h, &secret, &kdf, "", id), 0);

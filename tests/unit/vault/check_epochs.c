@@ -497,6 +497,99 @@ START_TEST(harm_to_a_pack_is_reported_by_path)
 }
 END_TEST
 
+/* NR commits of M that nobody else has seen when they are made. */
+static void commit_aside(struct vfs *m, const char *name, int nr)
+{
+	nf_auto(nf_head_deinit) struct nf_head own = { 0 };
+	char path[40];
+
+	for (int i = 0; i < nr; i++) {
+		snprintf(path, sizeof path, "/%s%d", name, i);
+		ck_assert_int_eq(vfs_put(m, path, name, strlen(name)), 0);
+		freeze(m);
+		nf_head_deinit(&own);
+		send(m, &own);
+		ck_assert_int_eq(nf_adopt(m->v, &own), 0);
+	}
+}
+
+static void names_head(struct vfs *m, const struct nf_head *leaf, const char *listed)
+{
+	struct nf_head_id id = { 0 };
+	struct nf_want w = NF_WANT_INIT;
+	struct nf_val val = { 0 };
+	struct nf_root_item item;
+	int r;
+
+	ck_assert_int_eq(nf_head_name_parse(listed, &id.seq, id.rand), 0);
+	if (id.seq >= leaf->id.seq)
+		return;
+	struct nf_key key = { .type = NF_ITEM_ROOT, .a = id.seq, .b = nf_get_be64(id.rand) };
+	while ((r = nf_tree_lookup(m->v->nodes, &leaf->root, &key, &w, &val)) == NF_TREE_WANT)
+		ck_assert_int_eq(nf_fetch_load(m->v->fetch, &w), 0);
+	ck_assert_int_eq(r, 0);
+	ck_assert_int_eq(nf_root_decode(val.p, val.len, &val.self, &item), 0);
+	ck_assert(!memcmp(item.rand, id.rand, sizeof id.rand));
+	nf_val_deinit(&val);
+	nf_want_deinit(&w);
+}
+
+static void same_batch(const struct nf_merged *x, const struct nf_merged *y)
+{
+	struct nf_change *a, *b;
+	struct nf_cutout *cuts_a, *cuts_b;
+	size_t nr_a, nr_b, nr_cuts_a, nr_cuts_b;
+
+	ck_assert_int_eq(nf_layer_batch(x->layer, &a, &nr_a, &cuts_a, &nr_cuts_a), 0);
+	ck_assert_int_eq(nf_layer_batch(y->layer, &b, &nr_b, &cuts_b, &nr_cuts_b), 0);
+	ck_assert_uint_eq(nr_a, nr_b);
+	ck_assert_uint_eq(nr_cuts_a, nr_cuts_b);
+	for (size_t i = 0; i < nr_a; i++) {
+		ck_assert(!memcmp(&a[i].key, &b[i].key, sizeof a[i].key));
+		ck_assert_uint_eq(a[i].len, b[i].len);
+		ck_assert(!a[i].value == !b[i].value && (!a[i].value || !memcmp(a[i].value, b[i].value, a[i].len)));
+	}
+	free(a);
+	free(b);
+	free(cuts_a);
+	free(cuts_b);
+}
+
+START_TEST(a_merged_tree_names_the_heads_of_both_sides_whoever_merges)
+{
+	struct vfs_site s;
+	struct nf_look_result seen;
+	struct nf_merged by_a, by_b;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a"), b = vfs_mount(&s, "b");
+
+	ck_assert_int_eq(vfs_refresh(&a), 0);
+	commit_aside(&a, "from-a", 6);
+	commit_aside(&b, "from-b", 4);
+	ck_assert_int_eq(nf_look(a.v->look, &seen), 0);
+	ck_assert_uint_eq(seen.nr_leaves, 2);
+	ck_assert_int_eq(nf_merge(a.v, seen.leaves, 2, &by_a), 0);
+	ck_assert_int_eq(nf_merge(b.v, seen.leaves, 2, &by_b), 0);
+	same_batch(&by_a, &by_b);
+	nf_merged_deinit(&by_a);
+	nf_merged_deinit(&by_b);
+
+	struct vfs c = vfs_mount(&s, "c"); /* merges */
+	ck_assert_int_eq(vfs_checks(&c, "/from-a5", "from-a"), 0);
+	ck_assert_int_eq(vfs_checks(&c, "/from-b3", "from-b"), 0);
+	struct nf_store_op op = { .verb = NF_STORE_LIST, .name = "heads" };
+	ck_assert_int_eq(nf_store_run(s.keep, &op), 0);
+	ck_assert_uint_ge(op.nr_entries, 14);
+	for (size_t i = 0; i < op.nr_entries; i++)
+		names_head(&c, &c.v->base, op.entries[i].name);
+	nf_store_op_deinit(&op);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	vfs_unmount(&c);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "epochs", 60);
@@ -512,6 +605,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_vault_closes_in_the_middle_of_a_cut);
 	tcase_add_test(tc, more_operations_than_a_journal_record_holds_are_durable);
 	tcase_add_loop_test(tc, harm_to_a_pack_is_reported_by_path, 0, 3);
+	tcase_add_test(tc, a_merged_tree_names_the_heads_of_both_sides_whoever_merges);
 }
 
 NF_SUITE("vault/epochs")

@@ -165,38 +165,38 @@ static void save(struct nf_header *h, uint64_t generation)
 	ck_assert_int_eq(current, 0);
 }
 
-static int load(const struct nf_secret *s, struct nf_header **out, bool *needs_write)
+static int load(const struct nf_secret *s, struct nf_header **out, struct nf_header_found *found)
 {
 	struct nf_header_key k = { .secret = s };
 
 	*out = NULL;
-	return nf_header_store_load(&store, &k, out, needs_write);
+	return nf_header_store_load(&store, &k, out, found);
 }
 
 static void expect(const struct nf_secret *s, uint64_t generation, bool needs_write)
 {
 	struct nf_header *h;
-	bool nw = !needs_write;
+	struct nf_header_found found = { .needs_write = !needs_write };
 
-	ck_assert_int_eq(load(s, &h, &nw), 0);
+	ck_assert_int_eq(load(s, &h, &found), 0);
 	ck_assert_uint_eq(nf_header_generation(h), generation);
-	ck_assert_int_eq(nw, needs_write);
+	ck_assert_int_eq(found.needs_write, needs_write);
 	nf_header_free(h);
 }
 
 START_TEST(an_empty_store_has_no_header)
 {
 	struct nf_header *h;
-	bool nw;
+	struct nf_header_found found;
 
-	ck_assert_int_eq(load(&secret, &h, &nw), -NF_E_HEADER_MISSING);
+	ck_assert_int_eq(load(&secret, &h, &found), -NF_E_HEADER_MISSING);
 	place("header/zz", "x", 1);
 	place("header/00000001/short", "x", 1);
-	ck_assert_int_eq(load(&secret, &h, &nw), -NF_E_HEADER_MISSING);
+	ck_assert_int_eq(load(&secret, &h, &found), -NF_E_HEADER_MISSING);
 	place("header/00000001/0123456789abcdef0123456789abcdef", "x", 1);
-	ck_assert_int_eq(load(&secret, &h, &nw), -NF_E_FORMAT_BAD);
+	ck_assert_int_eq(load(&secret, &h, &found), -NF_E_FORMAT_BAD);
 	store.no_list = true;
-	ck_assert_int_eq(load(&secret, &h, &nw), -NF_E_HEADER_MISSING);
+	ck_assert_int_eq(load(&secret, &h, &found), -NF_E_HEADER_MISSING);
 }
 END_TEST
 
@@ -217,6 +217,15 @@ START_TEST(the_highest_generation_that_opens_is_taken)
 	place("header/00000011/0123456789abcdef0123456789abcdef", "noise", 5);
 	place("header/00000012/0123456789abcdef0123456789abcdef", objects[0].p, objects[0].len);
 	expect(&secret, 0x10, false);
+	/* One that opens, but is not of the highest generation listed, says so. */
+	struct nf_header_found found;
+	struct nf_header *got;
+	ck_assert_int_eq(load(&secret, &got, &found), 0);
+	ck_assert(!found.newest);
+	nf_header_free(got);
+	ck_assert_int_eq(load(&other, &got, &found), 0);
+	ck_assert(found.newest);
+	nf_header_free(got);
 	nf_header_free(h);
 	nf_header_free(foreign);
 }
@@ -225,10 +234,10 @@ END_TEST
 START_TEST(no_fitting_secret_is_said_so)
 {
 	struct nf_header *h = vault(), *out;
-	bool nw;
+	struct nf_header_found found;
 
 	save(h, 1);
-	ck_assert_int_eq(load(&other, &out, &nw), -NF_E_KEY_WRONG);
+	ck_assert_int_eq(load(&other, &out, &found), -NF_E_KEY_WRONG);
 	nf_header_free(h);
 }
 END_TEST
@@ -237,16 +246,16 @@ START_TEST(the_root_key_of_a_child_opens_too)
 {
 	struct nf_header *h = vault(), *out;
 	uint8_t root[32];
-	bool nw;
+	struct nf_header_found found;
 
 	save(h, 3);
 	nf_header_root_key(h, root);
 	struct nf_header_key k = { .root_key = root };
-	ck_assert_int_eq(nf_header_store_load(&store, &k, &out, &nw), 0);
+	ck_assert_int_eq(nf_header_store_load(&store, &k, &out, &found), 0);
 	ck_assert_uint_eq(nf_header_generation(out), 3);
 	nf_header_free(out);
 	root[0] ^= 1;
-	ck_assert_int_eq(nf_header_store_load(&store, &k, &out, &nw), -NF_E_KEY_WRONG);
+	ck_assert_int_eq(nf_header_store_load(&store, &k, &out, &found), -NF_E_KEY_WRONG);
 	nf_header_free(h);
 }
 END_TEST
@@ -255,17 +264,17 @@ START_TEST(headers_of_one_generation_are_merged)
 {
 	struct nf_header *h = vault(), *a, *b, *m;
 	struct nf_slot_info info[8];
-	bool nw;
+	struct nf_header_found found;
 
 	save(h, 1);
-	ck_assert_int_eq(load(&secret, &a, &nw), 0);
-	ck_assert_int_eq(load(&secret, &b, &nw), 0);
+	ck_assert_int_eq(load(&secret, &a, &found), 0);
+	ck_assert_int_eq(load(&secret, &b, &found), 0);
 	ck_assert_int_eq(nf_header_slot_add(a, &other, NULL, "of a", NULL), 0);
 	ck_assert_int_eq(nf_header_slot_add(b, &other, NULL, "of b", NULL), 0);
 	save(a, 2);
 	save(b, 2);
-	ck_assert_int_eq(load(&secret, &m, &nw), 0);
-	ck_assert(nw);
+	ck_assert_int_eq(load(&secret, &m, &found), 0);
+	ck_assert(found.needs_write);
 	ck_assert_uint_eq(nf_header_generation(m), 2);
 	ck_assert_uint_eq(nf_header_slots(m, info, 8), 3);
 	save(m, 3);
@@ -279,9 +288,9 @@ START_TEST(headers_of_one_generation_are_merged)
 	save(foreign, 4);
 	save(m, 4);
 	struct nf_header *got;
-	ck_assert_int_eq(load(&other, &got, &nw), 0);
+	ck_assert_int_eq(load(&other, &got, &found), 0);
 	ck_assert_mem_eq(nf_header_volume_id(got), nf_header_volume_id(m), 16);
-	ck_assert(!nw);
+	ck_assert(!found.needs_write);
 	nf_header_free(got);
 	nf_header_free(foreign);
 	nf_header_free(m);
@@ -294,13 +303,13 @@ END_TEST
 START_TEST(a_store_that_cannot_be_read_is_no_reason_for_an_older_header)
 {
 	struct nf_header *h = vault(), *out;
-	bool nw;
+	struct nf_header_found found;
 
 	save(h, 1);
 	get_error = -NF_E_OFFLINE;
-	ck_assert_int_eq(load(&secret, &out, &nw), -NF_E_OFFLINE);
+	ck_assert_int_eq(load(&secret, &out, &found), -NF_E_OFFLINE);
 	get_error = -NF_E_TIMEOUT;
-	ck_assert_int_eq(load(&secret, &out, &nw), -NF_E_TIMEOUT);
+	ck_assert_int_eq(load(&secret, &out, &found), -NF_E_TIMEOUT);
 	nf_header_free(h);
 }
 END_TEST
@@ -308,13 +317,13 @@ END_TEST
 START_TEST(a_store_without_listing_gives_the_copy)
 {
 	struct nf_header *h = vault(), *out;
-	bool nw;
+	struct nf_header_found found;
 
 	save(h, 1);
 	save(h, 2);
 	store.no_list = true;
 	expect(&secret, 2, false);
-	ck_assert_int_eq(load(&other, &out, &nw), -NF_E_KEY_WRONG);
+	ck_assert_int_eq(load(&other, &out, &found), -NF_E_KEY_WRONG);
 	store.no_list = false;
 	/* Never trusted over a listed one. */
 	save(h, 5);
@@ -373,7 +382,7 @@ START_TEST(hostile_listings_cost_a_bounded_number_of_reads)
 {
 	struct nf_header *h = vault(), *out;
 	char name[NF_STORE_NAME_MAX];
-	bool nw;
+	struct nf_header_found found;
 
 	save(h, 1);
 	for (int i = 0; i < 40; i++) {
@@ -389,7 +398,7 @@ START_TEST(hostile_listings_cost_a_bounded_number_of_reads)
 	}
 	/* The true one is below the eight that are looked at; the copy is not. */
 	gets = 0;
-	ck_assert_int_eq(load(&secret, &out, &nw), 0);
+	ck_assert_int_eq(load(&secret, &out, &found), 0);
 	ck_assert_int_le(gets, 9);
 	nf_header_free(out);
 	nf_header_free(h);

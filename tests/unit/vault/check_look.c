@@ -26,7 +26,7 @@ static void put_head(struct world *w, struct nf_head *h, const struct nf_head *p
 static struct nf_look *new_look(struct world *w)
 {
 	struct nf_look *l;
-	ck_assert_int_eq(nf_look_new(w->store, w->ring, &l), 0);
+	ck_assert_int_eq(nf_look_new(w->store, w->ring, NULL, &l), 0);
 	return l;
 }
 
