@@ -96,6 +96,7 @@ bool nf_cut(struct nf_vault *v)
 	v->frozen = v->current;
 	v->current = now;
 	v->dirty_since_ns = 0;
+	v->want_commit = false; /* whatever was wanted until now is in it */
 	unsigned files = 0;
 	nf_list_for_each_safe(vn, &v->dirty_list, struct nf_vnode, dirty) {
 		uint64_t g = nf_group_close(&vn->ic);

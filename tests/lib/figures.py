@@ -140,6 +140,14 @@ def big_file(path, mib):
             f.write(os.urandom(MIB))
 
 
+def make_vault(bench, *what):
+    """By the library, straight into the folder that the server serves (tests/bench/mkvault.c)."""
+    exe = bench.exe.parents[1] / "tests" / "bench" / "mkvault"
+    subprocess.run([exe, bench.server.root, bench.stage.folder("mkvault"), *map(str, what)], check=True, timeout=1500,
+                   stdout=subprocess.DEVNULL)
+    subprocess.run(["chmod", "-R", "a+rwX", bench.server.root], check=True)
+
+
 def list_all(folder):
     return subprocess.run(["ls", "-lR", folder], stdout=subprocess.PIPE, check=True, timeout=120).stdout
 
