@@ -98,6 +98,7 @@ struct nf_subreq {
 	struct nf_block *blocks;
 	unsigned nr_blocks;
 	bool read_ahead;       /* nobody waits for it yet */
+	unsigned more_blocks;  /* READ: so many right behind are being read, too, by subrequests of their own */
 	unsigned attempt;      /* 0 first */
 	void *priv;            /* the filesystem's */
 };

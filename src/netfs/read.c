@@ -13,6 +13,7 @@
 enum {
 	ZEROS_BYTES = 256 << 10,
 	AHEAD_FIRST_BYTES = 128 << 10,
+	AHEAD_STEP_SHARE = 8, /* of the window: what is added at once, in requests that one range of a store can answer */
 	AHEAD_NEAR_BYTES = 1 << 20, /* requests of one sequential reader may come out of order by this */
 	PIECES_MAX = NF_READ_MAX_BYTES / NF_PC_PAGE_BYTES * 4,
 };
@@ -225,18 +226,22 @@ static struct nf_stream_state *stream_of(struct nf_ictx_priv *p, uint64_t pos, b
 	return oldest;
 }
 
+/* The window grows while the stream goes on, and faster when its reader had to WAIT: so it soon holds what the line
+ * carries in the time of an answer. */
 static void read_ahead_locked(struct nf_ictx_priv *p, struct nf_todo *todo, uint64_t pos,
-			      uint64_t end)
+			      uint64_t end, bool wait)
 {
 	bool goes_on;
 	struct nf_stream_state *st = stream_of(p, pos, &goes_on);
 
 	st->next = NF_MAX(st->next, end);
 	st->ahead_to = NF_MAX(st->ahead_to, end);
-	if (!goes_on || end < st->next || st->ahead_to - end > st->window / 2)
+	uint64_t most = p->lib->read_ahead_bytes;
+	uint64_t step = st->window < most ? st->window / 2 : st->window / AHEAD_STEP_SHARE;
+	if (!goes_on || end < st->next || st->ahead_to - end > st->window - step)
 		return;
-	st->window = st->window ? st->window * 2 : AHEAD_FIRST_BYTES;
-	st->window = NF_MIN(st->window, p->lib->read_ahead_bytes);
+	st->window = st->window ? st->window * (wait ? 8 : 2) : AHEAD_FIRST_BYTES;
+	st->window = NF_MIN(st->window, most);
 	uint64_t size = nf_size(p), to = NF_MIN(end + st->window, size);
 	if (to > st->ahead_to && nf_read_missing_locked(p, todo, st->ahead_to, to, true) == 0)
 		st->ahead_to = to;
@@ -326,7 +331,7 @@ static void miss(struct nf_ictx_priv *p, struct nf_io *io)
 		nf_list_add_tail(&p->readers, &r->link);
 		want_missing_locked(p, &todo, io);
 		if (!(io->flags & (NF_IO_DIRECT | NF_IO_NOWAIT_AHEAD)))
-			read_ahead_locked(p, &todo, io->pos_bytes, end);
+			read_ahead_locked(p, &todo, io->pos_bytes, end, true);
 	}
 	nf_ic_unlock_todo(p, &todo);
 }
@@ -351,7 +356,7 @@ void nf_read(struct nf_io *io)
 	if (!(io->flags & NF_IO_DIRECT))
 		hit = try_hit_locked(p, io);
 	if (hit && !(io->flags & NF_IO_NOWAIT_AHEAD))
-		read_ahead_locked(p, &todo, io->pos_bytes, io->pos_bytes + io->done_bytes);
+		read_ahead_locked(p, &todo, io->pos_bytes, io->pos_bytes + io->done_bytes, false);
 	if (nf_list_empty(&todo.issue))
 		nf_lock_drop(&p->lock);
 	else

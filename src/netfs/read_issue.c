@@ -113,16 +113,17 @@ static unsigned pin_folios_locked(struct nf_rreq *rq, uint64_t first, unsigned n
 	return (unsigned)((pos - first * bb) / bb);
 }
 
-/* One request for up to NR blocks; *DONE of them are in it. */
+/* One request for blocks from FIRST of a run of NR, as many as one may have; *DONE of them are in it. */
 static int read_run_locked(struct nf_ictx_priv *p, struct nf_todo *todo, uint64_t first, unsigned nr,
 			   bool ahead, unsigned *done)
 {
-	struct nf_rreq *rq = rreq_new(p, first, nr);
+	unsigned most = NF_MAX(NF_READ_REQUEST_BYTES / p->ic->block_bytes, 1u), mine = NF_MIN(nr, most);
+	struct nf_rreq *rq = rreq_new(p, first, mine);
 
 	if (!rq)
 		return -ENOMEM;
 	nf_memory_quiet(true);
-	rq->nr_blocks = pin_folios_locked(rq, first, nr);
+	rq->nr_blocks = pin_folios_locked(rq, first, mine);
 	if (rq->nr_blocks == 0) {
 		nf_rreq_free(rq);
 		nf_memory_quiet(false);
@@ -130,6 +131,8 @@ static int read_run_locked(struct nf_ictx_priv *p, struct nf_todo *todo, uint64_
 	}
 	nf_memory_quiet(false);
 	rq->ahead = ahead;
+	/* With memory short the rest may never be asked for. */
+	rq->more_blocks = rq->nr_blocks == mine ? nr - mine : 0;
 	rreq_add_locked(rq, todo);
 	*done = rq->nr_blocks;
 	return 0;
@@ -162,21 +165,22 @@ static uint64_t next_missing_locked(struct nf_ictx_priv *p, uint64_t start, uint
 int nf_read_missing_locked(struct nf_ictx_priv *p, struct nf_todo *todo, uint64_t start,
 			   uint64_t end, bool ahead)
 {
-	uint64_t bb = p->ic->block_bytes, most = NF_MAX(NF_READ_REQUEST_BYTES / bb, UINT64_C(1));
+	uint64_t bb = p->ic->block_bytes;
 	uint64_t at = next_missing_locked(p, start, end);
 
 	while (at < end) {
 		uint64_t run_end = at + bb;
-		unsigned nr = 1, done = 0;
-		while (nr < most && run_end < end &&
-		       next_missing_locked(p, run_end, NF_MIN(run_end + bb, end)) == run_end) {
-			nr++;
+		while (run_end < end &&
+		       next_missing_locked(p, run_end, NF_MIN(run_end + bb, end)) == run_end)
 			run_end += bb;
+		while (at < run_end) {
+			unsigned done = 0;
+			int r = read_run_locked(p, todo, at / bb, (unsigned)((run_end - at) / bb), ahead, &done);
+			if (r < 0)
+				return r;
+			at += done * bb;
 		}
-		int r = read_run_locked(p, todo, at / bb, nr, ahead, &done);
-		if (r < 0)
-			return r;
-		at = next_missing_locked(p, at + done * bb, NF_MAX(end, at + done * bb));
+		at = next_missing_locked(p, at, NF_MAX(end, at));
 	}
 	return 0;
 }
@@ -217,6 +221,7 @@ void nf_rreq_issue(struct nf_rreq *rq)
 	sq->blocks = rq->blocks;
 	sq->nr_blocks = rq->nr_blocks;
 	sq->read_ahead = rq->ahead;
+	sq->more_blocks = rq->more_blocks;
 	ic->ops->issue_read(sq);
 }
 

@@ -213,6 +213,7 @@ struct nf_rreq {
 	enum nf_rreq_phase phase;  /* i */
 	bool stale;                /* i  what comes is old: read again */
 	bool ahead;
+	unsigned more_blocks;      /* being read by the requests made behind it */
 	bool inited;               /* init_rreq succeeded */
 	struct nf_wreq *fill;      /* reads into this request's blocks instead of folios */
 	uint64_t start;            /* I  of its blocks, in bytes */

@@ -60,8 +60,12 @@ static void raise_priority_locked(struct nf_fetch *f, struct nf_get *g, const st
 static int attach_locked(struct nf_fetch *f, struct nf_fetch_req *rq, struct nf_get *g, uint64_t start, uint64_t end,
 			 struct nf_list *ready) NF_REQUIRES(f->lock)
 {
-	struct nf_get_waiter *w = calloc(1, sizeof *w);
+	struct nf_fetch_io *io = rq->io;
+	bool whole = start == io->offset_bytes && end == start + io->len_bytes;
 
+	if (!whole && nf_fetch_need_own_locked(f, io) < 0)
+		return nf_fail(-ENOMEM);
+	struct nf_get_waiter *w = calloc(1, sizeof *w);
 	if (!w)
 		return nf_fail(-ENOMEM);
 	*w = (struct nf_get_waiter){ .req = rq, .get = g, .start = start, .end = end };
@@ -98,7 +102,8 @@ static struct nf_get *grow_locked(struct nf_get *before, struct nf_get *behind, 
 	return NULL;
 }
 
-/* A get for a gap that begins at POS and is wanted up to END, between the neighbours. */
+/* A get for a gap that begins at POS and is wanted up to END, between the neighbours.  What RQ knows to be wanted
+ * behind it comes along. */
 static struct nf_get *fill_gap_locked(struct nf_fetch *f, struct nf_fetch_req *rq, uint64_t pos, uint64_t end,
 				   struct nf_get *before, struct nf_get *behind) NF_REQUIRES(f->lock)
 {
@@ -107,6 +112,8 @@ static struct nf_get *fill_gap_locked(struct nf_fetch *f, struct nf_fetch_req *r
 
 	if (before && before->end > start)
 		start = before->end;
+	if (end == (uint64_t)rq->io->offset_bytes + rq->io->len_bytes)
+		end += rq->more_bytes;
 	end = nf_round_up(NF_MIN(end, start + NF_GET_MAX_BYTES), round);
 	if (end - start > NF_GET_MAX_BYTES)
 		end = start + NF_GET_MAX_BYTES;
@@ -153,7 +160,12 @@ static int plan_locked(struct nf_fetch *f, struct nf_fetch_req *rq, struct nf_li
 static void ask_store(struct nf_fetch *f, struct nf_fetch_req *rq)
 {
 	struct nf_list ready, done;
+	const struct nf_fetch_io *io = rq->io;
 
+	rq->more_bytes = io->more_bytes;
+	if (f->o.cache && io->more_bytes &&
+	    nf_cache_present(f->o.cache, &io->pack, (uint64_t)io->offset_bytes + io->len_bytes, io->more_bytes))
+		rq->more_bytes = 0;
 	nf_list_init(&ready);
 	nf_list_init(&done);
 	nf_lock_take(&f->lock);
@@ -196,6 +208,7 @@ void nf_fetch_start(struct nf_fetch *f, struct nf_fetch_io *io, enum nf_fetch_ki
 
 	io->error = 0;
 	io->from_cache = false;
+	io->lent = (struct nf_fetch_lent){ 0 };
 	if (!rq || io->len_bytes == 0) {
 		free(rq);
 		io->error = io->len_bytes ? nf_fail(-ENOMEM) : 0;
@@ -210,13 +223,21 @@ void nf_fetch_start(struct nf_fetch *f, struct nf_fetch_io *io, enum nf_fetch_ki
 	nf_lock_drop(&f->lock);
 	if (io->bypass_cache && f->o.cache)
 		nf_cache_forget(f->o.cache, &io->pack, io->offset_bytes, io->len_bytes);
-	if (io->bypass_cache || !f->o.cache || !io->buf ||
+	if (io->bypass_cache || !f->o.cache || (!io->buf && !io->lend) ||
 	    nf_cache_present(f->o.cache, &io->pack, io->offset_bytes, io->len_bytes) < io->len_bytes) {
 		ask_store(f, rq);
 		return;
 	}
+	nf_lock_take(&f->lock);
+	rq->error = nf_fetch_need_own_locked(f, io);
+	nf_lock_drop(&f->lock);
+	if (rq->error < 0) {
+		ask_store(f, rq); /* only ends it */
+		return;
+	}
 	rq->read = (struct nf_cache_io){ .pack = io->pack, .offset_bytes = io->offset_bytes,
-					 .len_bytes = io->len_bytes, .buf = io->buf, .done = read_done, .ctx = rq };
+					 .len_bytes = io->len_bytes, .buf = io->lend ? io->lent.own : io->buf,
+					 .done = read_done, .ctx = rq };
 	nf_cache_read(f->o.cache, &rq->read);
 }
 

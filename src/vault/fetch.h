@@ -14,6 +14,7 @@
 #include "vault/tree.h"
 
 struct nf_fetch;
+struct nf_get;
 
 struct nf_fetch_options {
 	struct nf_store *store;  /* borrowed, all of them */
@@ -31,7 +32,9 @@ struct nf_fetch_io {
 	struct nf_pack_id pack;
 	uint32_t offset_bytes;
 	uint32_t len_bytes;
-	void *buf;
+	void *buf;           /* NULL with `lend`: the fetcher's own memory is lent instead */
+	bool lend;
+	uint32_t more_bytes; /* right behind, in this pack, will be asked for at once: one range may fetch it all */
 	enum nf_store_priority priority;
 	bool bypass_cache; /* what the cache holds was bad: ask the store */
 	void (*done)(struct nf_fetch_io *io);
@@ -39,9 +42,17 @@ struct nf_fetch_io {
 	/* Set before done. A pack the store does not have: -NF_E_PACK_MISSING. */
 	int error;
 	bool from_cache;
+	struct nf_fetch_lent {
+		void *bytes; /* after an io with `lend` and error 0, until given back */
+		struct nf_get *get;
+		void *own;
+		size_t len_bytes;
+	} lent;
 	void *priv[6];
 };
 void nf_fetch_submit(struct nf_fetch *f, struct nf_fetch_io *io);
+/* Ends a loan; the io itself may be gone.  Everything lent must be back before nf_fetch_free(). */
+void nf_fetch_give_back(struct nf_fetch *f, struct nf_fetch_lent *lent);
 /* Asks that IO end soon with -NF_E_CANCELLED unless others wait for the same bytes. */
 void nf_fetch_cancel(struct nf_fetch *f, struct nf_fetch_io *io);
 

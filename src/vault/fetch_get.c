@@ -12,13 +12,33 @@ enum {
 	GET_BYTES_MAX_BEHIND = 48 << 20,
 	GETS_MAX_BEHIND = 8,
 	WINDOWS_MAX_BYTES = 4 << 20,
+	/* Buffers from this size on have NF_GET_MAX_BYTES and are kept for the next. */
+	KEPT_BYTES_MIN = 256 << 10,
 };
+
+void *nf_fetch_buf_locked(struct nf_fetch *f, size_t len)
+{
+	if (len < KEPT_BYTES_MIN || len > NF_GET_MAX_BYTES)
+		return malloc(len);
+	return f->nr_spare ? f->spare[--f->nr_spare] : malloc(NF_GET_MAX_BYTES);
+}
+
+void nf_fetch_buf_free_locked(struct nf_fetch *f, void *buf, size_t len)
+{
+	if (buf && len >= KEPT_BYTES_MIN && len <= NF_GET_MAX_BYTES && f->active && f->nr_spare < NF_FETCH_SPARE_MAX)
+		f->spare[f->nr_spare++] = buf;
+	else
+		free(buf);
+}
 
 void nf_fetch_idle_step_locked(struct nf_fetch *f) NF_REQUIRES(f->lock)
 {
 	NF_ASSERT(f->active > 0);
-	if (--f->active == 0)
-		nf_cond_broadcast(&f->idle);
+	if (--f->active)
+		return;
+	while (f->nr_spare)
+		free(f->spare[--f->nr_spare]);
+	nf_cond_broadcast(&f->idle);
 }
 
 int nf_get_cmp(const void *key, const struct nf_avl_node *n)
@@ -75,12 +95,11 @@ struct nf_get *nf_get_new(struct nf_fetch *f, const struct nf_pack_id *pack, uin
 
 void nf_get_put_locked(struct nf_fetch *f, struct nf_get *g) NF_REQUIRES(f->lock)
 {
-	(void)f;
 	NF_ASSERT(g->refs > 0);
 	if (--g->refs)
 		return;
 	NF_ASSERT(!nf_avl_linked(&g->node) && nf_list_empty(&g->link) && nf_list_empty(&g->waiters));
-	free(g->buf);
+	nf_fetch_buf_free_locked(f, g->buf, (size_t)(g->end - g->start));
 	free(g);
 }
 
@@ -142,6 +161,8 @@ void nf_fetch_finish_reqs(struct nf_fetch *f, struct nf_list *done)
 		struct nf_fetch_io *io = rq->io;
 		nf_list_del(&rq->link);
 		io->error = rq->error;
+		if (io->error < 0)
+			nf_fetch_give_back(f, &io->lent);
 		free(rq);
 		io->done(io);
 		nf_lock_take(&f->lock);
@@ -159,10 +180,51 @@ static int copy_piece(const struct nf_get_waiter *w)
 		nf_count(NF_C_STORE_BAD, 1);
 		return nf_fail(-NF_E_XFORM_TRUNCATED);
 	}
-	if (io->buf)
-		memcpy((uint8_t *)io->buf + (w->start - io->offset_bytes), g->buf + (w->start - g->start),
+	void *to = io->lend ? io->lent.own : io->buf;
+	if (to)
+		memcpy((uint8_t *)to + (w->start - io->offset_bytes), g->buf + (w->start - g->start),
 		       (size_t)(w->end - w->start));
 	return 0;
+}
+
+/* --- loans --------------------------------------------------------------------- */
+
+/* All that W's request wants is in W's get: the loan is a reference of it. */
+static void lend_locked(struct nf_fetch *f, struct nf_get_waiter *w) NF_REQUIRES(f->lock)
+{
+	struct nf_fetch_io *io = w->req->io;
+
+	if (!io->lend || io->lent.own || w->error < 0)
+		return;
+	io->lent.get = w->get;
+	io->lent.bytes = w->get->buf + (w->start - w->get->start);
+	w->get->refs++;
+	f->active++;
+}
+
+int nf_fetch_need_own_locked(struct nf_fetch *f, struct nf_fetch_io *io)
+{
+	if (!io->lend || io->lent.own)
+		return 0;
+	io->lent.own = io->lent.bytes = nf_fetch_buf_locked(f, io->len_bytes);
+	if (!io->lent.own)
+		return nf_fail(-ENOMEM);
+	io->lent.len_bytes = io->len_bytes;
+	f->active++;
+	return 0;
+}
+
+void nf_fetch_give_back(struct nf_fetch *f, struct nf_fetch_lent *lent)
+{
+	if (!lent->own && !lent->get)
+		return;
+	nf_lock_take(&f->lock);
+	nf_fetch_buf_free_locked(f, lent->own, lent->len_bytes);
+	if (lent->get)
+		nf_get_put_locked(f, lent->get);
+	nf_fetch_idle_step_locked(f);
+	nf_lock_drop(&f->lock);
+	*lent = (struct nf_fetch_lent){ 0 };
 }
 
 void nf_fetch_deliver(struct nf_fetch *f, struct nf_list *pieces, int error)
@@ -177,6 +239,7 @@ void nf_fetch_deliver(struct nf_fetch *f, struct nf_list *pieces, int error)
 	nf_lock_take(&f->lock);
 	nf_list_for_each_safe(w, pieces, struct nf_get_waiter, link) {
 		nf_req_set_error_locked(w->req, w->error);
+		lend_locked(f, w);
 		nf_req_step_locked(w->req, &done);
 		nf_get_put_locked(f, w->get);
 		nf_list_del(&w->link);
@@ -235,7 +298,9 @@ static void send_get(struct nf_fetch *f, struct nf_get *g)
 	g->op = (struct nf_store_op){ .verb = NF_STORE_GET, .priority = g->priority, .offset_bytes = g->start,
 				      .length_bytes = len, .whole = true, .done = get_done, .ctx = g };
 	nf_pack_name(&g->pack, g->op.name);
-	g->buf = malloc(len);
+	nf_lock_take(&f->lock);
+	g->buf = nf_fetch_buf_locked(f, len);
+	nf_lock_drop(&f->lock);
 	g->op.buf = g->buf;
 	if (g->buf) {
 		nf_store_submit(f->o.store, &g->op);

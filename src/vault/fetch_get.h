@@ -14,7 +14,9 @@
  * reach over the end of the pack, whose length nobody knows; a piece beyond what came is an error.
  *
  * Memory: at most GET_BYTES_MAX in buffers between the sending of a get and the end of its insert; further gets
- * queue, foreground first, and grow there to NF_GET_MAX_BYTES by what is adjacent. */
+ * queue, foreground first, and grow there to NF_GET_MAX_BYTES by what is adjacent.  What is
+ * lent out may live longer; who borrows bounds it.  Large buffers are used again while anything is under way: fresh
+ * pages cost more than what is written to them. */
 #ifndef NF_VAULT_FETCH_GET_H
 #define NF_VAULT_FETCH_GET_H
 
@@ -25,7 +27,8 @@
 #include "base/lock.h"
 
 enum {
-	NF_GET_MAX_BYTES = 4 << 20,
+	NF_GET_MAX_BYTES = 8 << 20,
+	NF_FETCH_SPARE_MAX = 8,
 	NF_FETCH_PRIORITIES = NF_STORE_BACKGROUND + 1,
 };
 
@@ -70,6 +73,7 @@ struct nf_fetch_req {
 	enum nf_fetch_kind kind;
 	unsigned pending; /* l  pieces, and one for the step under way */
 	int error;        /* l */
+	uint32_t more_bytes; /* of the io's, what is not in the cache */
 	struct nf_cache_io read;
 };
 
@@ -84,7 +88,9 @@ struct nf_fetch {
 	size_t window_bytes;                  /* l */
 	size_t bytes;                         /* l  in buffers */
 	unsigned running;                     /* l */
-	unsigned active;                      /* l  requests, gets, and a pump */
+	unsigned active;                      /* l  requests, gets, loans, and a pump */
+	void *spare[NF_FETCH_SPARE_MAX];      /* l  buffers, while anything is active */
+	unsigned nr_spare;                    /* l */
 	bool pumping;                         /* l */
 };
 
@@ -110,10 +116,16 @@ void nf_fetch_drop_windows_locked(struct nf_fetch *f, const struct nf_pack_id *p
  * make this recursive: the others leave it to that one, who looks again under the lock before it ends. */
 void nf_fetch_pump(struct nf_fetch *f);
 void nf_fetch_idle_step_locked(struct nf_fetch *f) NF_REQUIRES(f->lock);
+/* Memory for LEN bytes, perhaps used before. */
+void *nf_fetch_buf_locked(struct nf_fetch *f, size_t len) NF_REQUIRES(f->lock);
+/* NULL allowed. */
+void nf_fetch_buf_free_locked(struct nf_fetch *f, void *buf, size_t len) NF_REQUIRES(f->lock);
 
 void nf_req_set_error_locked(struct nf_fetch_req *rq, int error);
 /* Takes one off PENDING; a request that has none left goes to DONE, for nf_fetch_finish_reqs(). */
 void nf_req_step_locked(struct nf_fetch_req *rq, struct nf_list *done);
+/* A request that several gets, or the cache, answer needs memory of its own to lend. */
+int nf_fetch_need_own_locked(struct nf_fetch *f, struct nf_fetch_io *io) NF_REQUIRES(f->lock);
 void nf_fetch_finish_reqs(struct nf_fetch *f, struct nf_list *done);
 /* Gives each piece on the list its bytes (ERROR 0) or ERROR.  The copies are made without the lock: a piece here can
  * no longer be cancelled, its get is held by a reference. */

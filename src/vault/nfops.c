@@ -45,13 +45,16 @@ struct reading {
 		struct nf_fetch_io io;
 		struct reading *rd;
 		unsigned first, nr; /* blocks */
+		struct kept *kept;
 	} *pieces;
 	struct nf_block_ref *refs; /* one a block */
+	uint32_t behind_bytes;     /* see bytes_behind() */
 };
 
-/* Buffers live until the request ends: chained from its private slot. */
+/* Buffers and loans of the fetcher live until the request ends: chained from its private slot. */
 struct kept {
 	struct kept *next;
+	struct nf_fetch_lent lent;
 	uint8_t bytes[];
 };
 
@@ -73,80 +76,118 @@ static void reading_put(struct reading *rd)
 		reading_end(rd, atomic_load(&rd->error));
 }
 
+static void place_blocks(struct reading *rd, unsigned first, unsigned nr, uint8_t *at)
+{
+	for (unsigned i = first; i < first + nr; i++) {
+		rd->sq->blocks[i].sealed = at;
+		at += rd->refs[i].sealed_len;
+	}
+}
+
 static void piece_done(struct nf_fetch_io *io)
 {
 	struct piece *p = io->ctx;
 
 	if (io->error < 0)
 		atomic_store(&p->rd->error, io->error);
+	else
+		place_blocks(p->rd, p->first, p->nr, io->lent.bytes);
+	p->kept->lent = io->lent;
 	for (unsigned i = 0; i < p->nr; i++)
 		cookie_of(&p->rd->sq->blocks[p->first + i])->from_cache = io->from_cache;
 	reading_put(p->rd);
 }
 
 /* Keeps SIZE bytes with the request. Subrequests of one request run in parallel. */
-static void *keep(struct reading *rd, size_t size)
+static struct kept *keep(struct reading *rd, size_t size)
 {
 	struct kept *k = malloc(sizeof *k + size);
 	_Atomic(struct kept *) *head = (_Atomic(struct kept *) *)(void *)nf_rreq_priv(rd->sq->rreq);
 
 	if (!k)
 		return NULL;
+	k->lent = (struct nf_fetch_lent){ 0 };
 	k->next = atomic_load(head);
 	while (!atomic_compare_exchange_weak(head, &k->next, k))
 		;
-	return k->bytes;
+	return k;
 }
 
 static void cleanup_rreq(struct nf_rreq *rq)
 {
 	struct kept *k = *nf_rreq_priv(rq);
+	struct nf_vault *v = vnode_of(nf_rreq_ictx(rq))->v;
 
 	while (k) {
 		struct kept *next = k->next;
+		nf_fetch_give_back(v->fetch, &k->lent);
 		free(k);
 		k = next;
 	}
-}
-
-/* Blocks [first, first + nr) stand one after another in one place. */
-static int start_piece(struct reading *rd, unsigned first, unsigned nr)
-{
-	struct nf_block_ref *ref = &rd->refs[first];
-	uint32_t len = 0;
-
-	for (unsigned i = 0; i < nr; i++)
-		len += ref[i].sealed_len;
-	uint8_t *buf = keep(rd, len);
-	if (!buf)
-		return nf_fail(-ENOMEM);
-	uint8_t *at = buf;
-	for (unsigned i = 0; i < nr; i++) {
-		rd->sq->blocks[first + i].sealed = at;
-		at += ref[i].sealed_len;
-	}
-	if (nf_ref_is_local(&ref->pack)) {
-		struct nf_journal_pos pos = { nf_ref_local_segment(&ref->pack), ref->offset_bytes };
-		return nf_journal_read(rd->v->journal, pos, buf, len);
-	}
-	struct piece *p = &rd->pieces[rd->nr_pieces++];
-	p->rd = rd;
-	p->first = first;
-	p->nr = nr;
-	p->io = (struct nf_fetch_io){
-		.pack = ref->pack, .offset_bytes = ref->offset_bytes, .len_bytes = len, .buf = buf,
-		.priority = rd->sq->read_ahead ? NF_STORE_NORMAL : NF_STORE_FOREGROUND,
-		.bypass_cache = rd->sq->attempt > 0, .done = piece_done, .ctx = p,
-	};
-	atomic_fetch_add(&rd->left, 1);
-	nf_fetch_submit(rd->v->fetch, &p->io);
-	return 0;
 }
 
 static bool follows(const struct nf_block_ref *a, const struct nf_block_ref *b)
 {
 	return b->sealed_len && !memcmp(&a->pack, &b->pack, sizeof a->pack) &&
 	       a->offset_bytes + a->sealed_len == b->offset_bytes;
+}
+
+/* Of the blocks that other subrequests read at the same time, those that lie right behind this one's last, in bytes.
+ * Only for speed: what is not at hand ends it. */
+static uint32_t bytes_behind(struct reading *rd)
+{
+	const struct nf_subreq *sq = rd->sq;
+	const struct nf_block_ref *last = &rd->refs[sq->nr_blocks - 1];
+	struct nf_block_ref window[NF_WINDOW_BLOCKS], before = *last;
+	uint64_t at = sq->blocks[0].index + sq->nr_blocks, end = at + sq->more_blocks, have = UINT64_MAX;
+	uint32_t bytes = 0;
+
+	if (!last->sealed_len || nf_ref_is_local(&last->pack))
+		return 0;
+	for (; at < end; at++) {
+		uint64_t first = at / NF_WINDOW_BLOCKS * NF_WINDOW_BLOCKS;
+		if (first != have && nf_vnode_window(rd->vn, first, &rd->want, window))
+			break;
+		have = first;
+		if (!follows(&before, &window[at - first]))
+			break;
+		before = window[at - first];
+		bytes += before.sealed_len;
+	}
+	return bytes;
+}
+
+/* Blocks [first, first + nr) stand one after another in one place. */
+static int start_piece(struct reading *rd, unsigned first, unsigned nr)
+{
+	struct nf_block_ref *ref = &rd->refs[first];
+	bool local = nf_ref_is_local(&ref->pack);
+	uint32_t len = 0;
+
+	for (unsigned i = 0; i < nr; i++)
+		len += ref[i].sealed_len;
+	struct kept *kept = keep(rd, local ? len : 0);
+	if (!kept)
+		return nf_fail(-ENOMEM);
+	if (local) {
+		struct nf_journal_pos pos = { nf_ref_local_segment(&ref->pack), ref->offset_bytes };
+		place_blocks(rd, first, nr, kept->bytes);
+		return nf_journal_read(rd->v->journal, pos, kept->bytes, len);
+	}
+	struct piece *p = &rd->pieces[rd->nr_pieces++];
+	p->rd = rd;
+	p->first = first;
+	p->nr = nr;
+	p->kept = kept;
+	p->io = (struct nf_fetch_io){
+		.pack = ref->pack, .offset_bytes = ref->offset_bytes, .len_bytes = len, .lend = true,
+		.more_bytes = first + nr == rd->sq->nr_blocks && !rd->sq->attempt ? rd->behind_bytes : 0,
+		.priority = rd->sq->read_ahead ? NF_STORE_NORMAL : NF_STORE_FOREGROUND,
+		.bypass_cache = rd->sq->attempt > 0, .done = piece_done, .ctx = p,
+	};
+	atomic_fetch_add(&rd->left, 1);
+	nf_fetch_submit(rd->v->fetch, &p->io);
+	return 0;
 }
 
 static void start_pieces(struct reading *rd)
@@ -201,14 +242,14 @@ static int take_inline(struct reading *rd)
 		}
 	}
 	if (len) {
-		uint8_t *copy = keep(rd, len);
-		if (!copy) {
+		struct kept *kept = keep(rd, len);
+		if (!kept) {
 			nf_val_deinit(&val);
 			return nf_fail(-ENOMEM);
 		}
-		memcpy(copy, p, len);
+		memcpy(kept->bytes, p, len);
 		b->hole = false;
-		b->sealed = copy;
+		b->sealed = kept->bytes;
 		b->sealed_len = (uint32_t)len;
 		b->plain_len = (uint32_t)len;
 		cookie_of(b)->is_inline = true;
@@ -266,6 +307,8 @@ static void reading_step(struct reading *rd)
 	rd->want.nr = 0;
 	nf_lock_take(&rd->v->ns);
 	int r = look_up(rd);
+	if (r == 0)
+		rd->behind_bytes = bytes_behind(rd);
 	nf_lock_drop(&rd->v->ns);
 	if (r == 0) {
 		start_pieces(rd);

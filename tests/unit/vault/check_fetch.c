@@ -117,12 +117,25 @@ static void begin(struct rig *r, struct call *c, uint32_t offset, uint32_t len)
 	nf_fetch_submit(r->f, &c->io);
 }
 
+/* In memory of the fetcher's. */
+static void begin_loan(struct rig *r, struct call *c, uint32_t offset, uint32_t len, uint32_t more)
+{
+	c->io = (struct nf_fetch_io){ .pack = r->data, .offset_bytes = offset, .len_bytes = len, .lend = true,
+				      .more_bytes = more, .priority = NF_STORE_NORMAL, .done = call_done };
+	ck_assert_int_eq(nf_completion_init(&c->c), 0);
+	nf_fetch_submit(r->f, &c->io);
+}
+
 static int end(struct rig *r, struct call *c)
 {
 	nf_completion_wait(&c->c);
 	nf_completion_deinit(&c->c);
 	if (c->io.error == 0)
-		ck_assert_mem_eq(c->io.buf, r->bytes + c->io.offset_bytes, c->io.len_bytes);
+		ck_assert_mem_eq(c->io.lend ? c->io.lent.bytes : c->io.buf, r->bytes + c->io.offset_bytes,
+				 c->io.len_bytes);
+	else
+		ck_assert_ptr_null(c->io.lent.bytes);
+	nf_fetch_give_back(r->f, &c->io.lent);
 	free(c->io.buf);
 	return c->io.error;
 }
@@ -208,6 +221,43 @@ START_TEST(queued_gets_grow_by_what_is_adjacent)
 		ck_assert_int_eq(end(&r, &c[i]), 0);
 	ck_assert_uint_le(gets(&r), before + GETS + 2);
 	rig_deinit(&r);
+}
+END_TEST
+
+START_TEST(what_is_asked_for_at_once_comes_by_one_get_and_without_a_copy)
+{
+	enum { LEN = 100000, NR = 8 };
+
+	for (int cache = 0; cache < 2; cache++) {
+		struct rig r;
+		struct call c[NR], across, late;
+		rig_init(&r, cache);
+		uint64_t before = gets(&r);
+		ck_assert_int_eq(nf_store_fault_hold(r.w.store, "get:*"), 0);
+		for (uint32_t i = 0; i < NR; i++)
+			begin_loan(&r, &c[i], 5000 + i * LEN, LEN, (NR - 1 - i) * LEN);
+		ck_assert_uint_eq(gets(&r), before + 1);
+		begin_loan(&r, &across, 5000 + NR * LEN - 10, LEN, 0); /* of two gets: put together */
+		ck_assert_uint_eq(gets(&r), before + 2);
+		nf_store_fault_release(r.w.store);
+		for (int i = 0; i < NR; i++)
+			nf_completion_wait(&c[i].c);
+		for (int i = 1; i < NR; i++)
+			ck_assert_ptr_eq((uint8_t *)c[i].io.lent.bytes, (uint8_t *)c[0].io.lent.bytes + i * LEN);
+		/* A loan outlives everything that was fetched meanwhile. */
+		ck_assert_int_eq(get(&r, 3 << 20, 5 << 20), 0);
+		ck_assert_int_eq(end(&r, &across), 0);
+		for (int i = 0; i < NR; i++)
+			ck_assert_int_eq(end(&r, &c[i]), 0);
+		restart(&r);
+		/* What is behind is in the cache: it is not fetched again. */
+		before = nf_counter_get(NF_C_CACHE_STORE_BYTES);
+		begin_loan(&r, &late, 0, 4096, 2 * LEN);
+		ck_assert_int_eq(end(&r, &late), 0);
+		restart(&r);
+		ck_assert_uint_eq(nf_counter_get(NF_C_CACHE_STORE_BYTES) - before, cache ? 4096 : 0);
+		rig_deinit(&r);
+	}
 }
 END_TEST
 
@@ -376,7 +426,11 @@ static void *reader_run(void *arg)
 	nf_prng_seed(&p, rd->seed);
 	for (int i = 0; i < 60; i++) {
 		struct call c;
-		begin(rd->r, &c, (uint32_t)nf_prng_below(&p, 40) * 5000, 1 + (uint32_t)nf_prng_below(&p, 100000));
+		uint32_t at = (uint32_t)nf_prng_below(&p, 40) * 5000, len = 1 + (uint32_t)nf_prng_below(&p, 100000);
+		if (nf_prng_below(&p, 2))
+			begin(rd->r, &c, at, len);
+		else
+			begin_loan(rd->r, &c, at, len, (uint32_t)nf_prng_below(&p, 300000));
 		if (nf_prng_below(&p, 4) == 0)
 			nf_fetch_cancel(rd->r->f, &c.io);
 		int e = end(rd->r, &c);
@@ -409,6 +463,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, any_range_comes_as_it_was_put);
 	tcase_add_test(tc, fetches_of_one_range_at_a_time_make_one_get);
 	tcase_add_test(tc, queued_gets_grow_by_what_is_adjacent);
+	tcase_add_test(tc, what_is_asked_for_at_once_comes_by_one_get_and_without_a_copy);
 	tcase_add_test(tc, what_was_fetched_is_in_the_cache_and_a_missing_pack_is_told);
 	tcase_add_test(tc, a_cancelled_fetch_ends_unless_others_wait_for_its_bytes);
 	tcase_add_test(tc, nodes_near_one_another_come_by_one_get_and_their_neighbours_by_none);
