@@ -27,6 +27,7 @@
 	X(READ_FILL, "netfs", "read_fill", "blocks", "blocks read because part of them was written") \
 	X(WRITE_REQUESTS, "netfs", "write_requests", "requests", "write requests made")            \
 	X(WRITE_RETRY, "netfs", "write_retry", "requests", "write subrequests sent again")         \
+	X(WRITE_COPIED_BYTES, "netfs", "write_copied_bytes", "bytes", "plaintext copied on its way to the codec") \
 	X(BLOCKS_SEALED, "codec", "blocks_sealed", "blocks", "blocks compressed and encrypted")    \
 	X(BLOCKS_OPENED, "codec", "blocks_opened", "blocks", "blocks decrypted")                   \
 	X(BYTES_SEALED_IN, "codec", "bytes_sealed_in", "bytes", "plaintext bytes sealed")          \

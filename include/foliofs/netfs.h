@@ -163,7 +163,8 @@ struct nf_netfs_ops {
 	 * request is read again, with its subrequests' `attempt` raised. */
 	int (*decrypt_block)(struct nf_rreq *rq, struct nf_block *b, void *out);
 
-	/* [Optional] On a codec thread, in parallel for different blocks. */
+	/* [Optional] On a codec thread, in parallel for different blocks.  Before they return nobody changes
+	 * what b->plain points to; afterwards it may be somewhere else. */
 	int (*compress_block)(struct nf_wreq *wq, struct nf_block *b);
 	int (*encrypt_block)(struct nf_wreq *wq, struct nf_block *b);
 
@@ -239,6 +240,8 @@ enum {
 	NF_IO_PAGE_GRANULAR = 1 << 3, /* whole pages from a mapping; exact ranges unknown */
 	NF_IO_NOWAIT_AHEAD = 1 << 4,  /* read: do not read ahead */
 	NF_IO_ERRORS_SEEN = 1 << 5,   /* fsync: of a descriptor that keeps errors_seen, see there */
+	NF_IO_BORROWED = 1 << 6,      /* write: what iov points to is there only until nf_write() returns, which
+				       * copies what it cannot take at once */
 };
 
 struct nf_io {
@@ -247,7 +250,7 @@ struct nf_io {
 	uint64_t pos_bytes;
 	uint64_t len_bytes;
 	unsigned flags;
-	const struct iovec *iov; /* write: borrowed until done */
+	const struct iovec *iov; /* write: borrowed until done, but see NF_IO_BORROWED */
 	int nr_iov;
 	void (*done)(struct nf_io *io);
 	void *ctx;

@@ -2,6 +2,7 @@
 #include "foliofs/fs.h"
 
 #include "base/assert.h"
+#include "base/counter.h"
 #include "base/error.h"
 #include "base/mem.h"
 
@@ -29,6 +30,7 @@ int nf_call_keep_data(struct nf_call *c)
 	if (!copy)
 		return nf_fail(-ENOMEM);
 	memcpy(copy, c->data, c->size);
+	nf_count(NF_C_WRITE_COPIED_BYTES, c->size);
 	c->data = c->kept = copy;
 	return 0;
 }

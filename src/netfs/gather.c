@@ -174,10 +174,59 @@ static void plan_block_locked(struct nf_wreq *wq, unsigned i)
 	struct nf_span sp;
 
 	b->plain_len = (uint32_t)NF_MIN(left, bb);
+	wq->in_place[i] = NULL;
 	nf_spans_start(&it, wq->p, start, start + bb);
-	while (nf_spans_next(&it, &sp))
-		plan_span(wq, &sp, (uint8_t *)b->plain + (sp.start - start));
+	while (nf_spans_next(&it, &sp)) {
+		/* Sealed where it is, if it is sealed at all and all of it is there. */
+		if (sp.kind == NF_SPAN_MEMORY && sp.end - sp.start == bb && b->plain_len == bb &&
+		    wq->p->ic->ops->encrypt_block) {
+			pin_span_folio(wq, sp.f);
+			wq->in_place[i] = sp.f->mem + (start - sp.f->pos_bytes);
+		} else {
+			plan_span(wq, &sp, (uint8_t *)b->plain + (sp.start - start));
+		}
+	}
 	nf_spans_end(&it);
+}
+
+static void swap(void **a, void **b)
+{
+	void *t = *a;
+
+	*a = *b;
+	*b = t;
+}
+
+/* Seals while writers are still kept out, so blocks that are whole in a folio need no copy.  If that fails, or what came
+ * out is the plaintext itself, they get one: it must last longer than the folios. */
+static int seal_gathered(struct nf_wreq *wq)
+{
+	void **buffer = wq->in_place; /* what was planned, then the buffer meanwhile */
+
+	for (unsigned i = 0; i < wq->nr_blocks; i++)
+		if (buffer[i])
+			swap(&buffer[i], &wq->blocks[i].plain);
+	int r = nf_wreq_prepare(wq);
+	for (unsigned i = 0; i < wq->nr_blocks; i++) {
+		struct nf_block *b = &wq->blocks[i];
+		if (!buffer[i])
+			continue;
+		if (r < 0 || b->sealed == b->plain) {
+			memcpy(buffer[i], b->plain, b->plain_len);
+			nf_count(NF_C_WRITE_COPIED_BYTES, b->plain_len);
+		}
+		if (b->sealed == b->plain)
+			b->sealed = buffer[i];
+		b->plain = buffer[i];
+	}
+	return r;
+}
+
+static void count_copies(const struct nf_plan *plan)
+{
+	for (size_t i = 0; i < plan->nr; i++)
+		if (plan->ops[i].kind == NF_PLAN_COPY)
+			nf_count(NF_C_WRITE_COPIED_BYTES, plan->ops[i].len);
 }
 
 static void raise_zero_point_locked(struct nf_wreq *wq)
@@ -254,8 +303,10 @@ void nf_wreq_gather(struct nf_wreq *wq)
 	struct nf_ictx_priv *p = wq->p;
 
 	nf_plan_run(&wq->plan, 0, wq->plan.nr);
+	count_copies(&wq->plan);
+	int r = seal_gathered(wq);
 	nf_ic_lock(p);
 	gathered_locked(wq);
 	nf_ic_unlock(p, NULL);
-	nf_wreq_seal_and_issue(wq);
+	nf_wreq_issue(wq, r);
 }

@@ -277,6 +277,8 @@ void nf_ic_unlock_todo(struct nf_ictx_priv *p, struct nf_todo *todo)
 
 	nf_list_init(&dead);
 	nf_kick_locked(p, todo);
+	if (todo->own && todo->own->borrowed && !todo->own->granted)
+		nf_writer_keep_locked(todo->own);
 	nf_list_splice(&dead, &p->dead_privs);
 #ifdef NF_PARANOID
 	nf_ictx_check_locked(p);

@@ -47,7 +47,7 @@ static int seal_block(struct nf_wreq *wq, struct nf_block *b)
 	return 0;
 }
 
-static int prepare(struct nf_wreq *wq)
+int nf_wreq_prepare(struct nf_wreq *wq)
 {
 	const struct nf_netfs_ops *ops = wq->p->ic->ops;
 	int r = 0;
@@ -94,10 +94,8 @@ static bool give_back_if_stale(struct nf_wreq *wq)
 }
 
 /* No lock held, on the pool. */
-void nf_wreq_seal_and_issue(struct nf_wreq *wq)
+void nf_wreq_issue(struct nf_wreq *wq, int r)
 {
-	int r = prepare(wq);
-
 	if (r == 0 && give_back_if_stale(wq))
 		return;
 	if (r < 0)
@@ -248,6 +246,7 @@ void nf_wreq_free(struct nf_wreq *wq)
 	free(wq->blocks);
 	free(wq->claims);
 	free(wq->plain);
+	free(wq->in_place);
 	free(wq->folios);
 	free(wq);
 	nf_ic_put(p);
@@ -341,7 +340,7 @@ static void resend_work(struct nf_work *w)
 	if (!wq->prepared) {
 		drop_sealed(wq);
 		wq->nr_streams = 0;
-		r = prepare(wq);
+		r = nf_wreq_prepare(wq);
 	}
 	if (r < 0)
 		fail(wq, r);

@@ -168,8 +168,12 @@ struct nf_writer {
 	uint64_t window_end;       /* state A: copying [cursor, window_end) */
 	struct nf_folio **folios;  /* pinned, of the window */
 	unsigned nr_folios;
-	int iov_i;                 /* where in io->iov the cursor is */
+	const struct iovec *iov;   /* io->iov or &kept */
+	int nr_iov;
+	int iov_i;                 /* where in iov the cursor is */
 	size_t iov_off;
+	bool borrowed;             /* what iov points to is there only while nf_write() runs */
+	struct iovec kept;         /* the copy of it */
 	struct nf_waiter waiter;   /* DSYNC, DIRECT */
 };
 
@@ -272,6 +276,7 @@ struct nf_wreq {
 	struct nf_claim *claims;   /* those on the tree are of blocks still in it */
 	unsigned nr_blocks;
 	uint8_t *plain;            /* buffers of the blocks */
+	void **in_place;           /* per block: where in a folio it is sealed from; NULL: from its buffer */
 	size_t charged_bytes;
 	enum nf_charge charge;
 	unsigned nr_fills;         /* i  reads under way */
@@ -379,6 +384,8 @@ void nf_writer_submit(struct nf_writer *w);
 void nf_writer_run(struct nf_writer *w);
 void nf_writer_finish(struct nf_writer *w);
 bool nf_writer_grab_locked(struct nf_writer *w);
+/* W goes on without its caller: copies what is left of a borrowed iov. */
+void nf_writer_keep_locked(struct nf_writer *w);
 struct nf_writer *nf_writer_new(struct nf_io *io, enum nf_region_type type, enum nf_writer_op op,
 				uint64_t start, uint64_t end);
 void nf_writer_free(struct nf_writer *w);
@@ -423,7 +430,10 @@ void nf_wreq_filled_locked(struct nf_wreq *wq, const struct nf_rreq *rq);
 void nf_wreqs_gather_locked(struct nf_ictx_priv *p, struct nf_todo *todo);
 /* Runs on the pool, with WQ in GATHERING. */
 void nf_wreq_gather(struct nf_wreq *wq);
-void nf_wreq_seal_and_issue(struct nf_wreq *wq);
+/* Seals the blocks, from where b->plain says. */
+int nf_wreq_prepare(struct nf_wreq *wq);
+/* ERROR: of nf_wreq_prepare(). */
+void nf_wreq_issue(struct nf_wreq *wq, int error);
 void nf_wreq_sub_terminated(struct nf_wreq *wq, struct nf_sub *sub, int error);
 /* WQ has no claims and regions any more and ends. */
 void nf_wreq_end_locked(struct nf_wreq *wq, struct nf_todo *todo);

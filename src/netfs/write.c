@@ -33,6 +33,9 @@ struct nf_writer *nf_writer_new(struct nf_io *io, enum nf_region_type type, enum
 	w->p = p;
 	w->io = io;
 	w->cursor = w->window_end = start;
+	w->iov = io->iov;
+	w->nr_iov = io->nr_iov;
+	w->borrowed = op == NF_OP_WRITE && io->flags & NF_IO_BORROWED;
 	nf_list_init(&w->todo);
 	return w;
 }
@@ -41,6 +44,7 @@ struct nf_writer *nf_writer_new(struct nf_io *io, enum nf_region_type type, enum
 void nf_writer_free(struct nf_writer *w)
 {
 	free(w->folios);
+	free(w->kept.iov_base);
 	free(w);
 }
 
@@ -123,7 +127,7 @@ void nf_write(struct nf_io *io)
 static void copy_from_iov(struct nf_writer *w, uint8_t *to, size_t len)
 {
 	while (len) {
-		const struct iovec *v = &w->io->iov[w->iov_i];
+		const struct iovec *v = &w->iov[w->iov_i];
 		size_t n = NF_MIN(len, v->iov_len - w->iov_off);
 		if (n)
 			memcpy(to, (const uint8_t *)v->iov_base + w->iov_off, n);
@@ -137,6 +141,30 @@ static void copy_from_iov(struct nf_writer *w, uint8_t *to, size_t len)
 	}
 }
 
+void nf_writer_keep_locked(struct nf_writer *w)
+{
+	size_t left = 0;
+
+	for (int i = w->iov_i; i < w->nr_iov; i++)
+		left += w->iov[i].iov_len;
+	left -= w->iov_off;
+	struct iovec kept = { .iov_base = malloc(left), .iov_len = left };
+	w->borrowed = false;
+	if (!kept.iov_base) {
+		w->discarded = true;
+		w->discard_error = nf_fail(-ENOMEM);
+		nf_kick_later(w->p);
+		return;
+	}
+	copy_from_iov(w, kept.iov_base, left);
+	nf_count(NF_C_WRITE_COPIED_BYTES, left);
+	w->kept = kept;
+	w->iov = &w->kept;
+	w->nr_iov = 1;
+	w->iov_i = 0;
+	w->iov_off = 0;
+}
+
 /* No lock: the state ACTIVE is the lock. */
 static void copy_window(struct nf_writer *w)
 {
@@ -147,6 +175,7 @@ static void copy_window(struct nf_writer *w)
 		uint64_t end = nf_folio_end(f);
 		end = NF_MIN(end, w->window_end);
 		copy_from_iov(w, f->mem + (pos - f->pos_bytes), (size_t)(end - pos));
+		nf_count(NF_C_WRITE_COPIED_BYTES, end - pos);
 		pos = end;
 	}
 }
@@ -269,6 +298,8 @@ void nf_writer_run(struct nf_writer *w)
 		} else {
 			nf_region_move(w->rg, NF_REGION_RESERVED, "next part");
 			more = nf_writer_grab_locked(w);
+			if (!more && w->borrowed)
+				nf_writer_keep_locked(w);
 		}
 		/* Another thread may take W on from here unless it is still ours. */
 		nf_ic_unlock(p, NULL);

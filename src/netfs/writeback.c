@@ -173,10 +173,12 @@ static struct nf_wreq *wreq_new(struct nf_ictx_priv *p, unsigned nr)
 	wq->plain = malloc((size_t)nr * p->ic->block_bytes);
 	wq->folios = calloc((size_t)nr * p->ic->block_bytes / NF_PC_PAGE_BYTES,
 			    sizeof(struct nf_folio *));
-	if (!wq->blocks || !wq->claims || !wq->plain || !wq->folios) {
+	wq->in_place = calloc(nr, sizeof *wq->in_place);
+	if (!wq->blocks || !wq->claims || !wq->plain || !wq->folios || !wq->in_place) {
 		free(wq->blocks);
 		free(wq->claims);
 		free(wq->plain);
+		free(wq->in_place);
 		free(wq->folios);
 		free(wq);
 		return NULL;

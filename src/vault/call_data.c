@@ -334,25 +334,28 @@ int nf_do_write(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 		return nf_fail(-EFBIG);
 	if (c->write_flags & NF_WRITE_CACHE)
 		return nf_mapped_write(run, vn);
-	/* The data is borrowed until submit returns; the library may take it later than that. */
-	r = nf_call_keep_data(c);
+	bool unline = c->offset + c->size > NF_INLINE_MAX && nf_unline_needed(vn, c->offset, c->offset + c->size);
+	r = unline ? nf_call_keep_data(c) : 0;
 	if (r < 0)
 		return r;
 	vn->refs++;
 	run->vn = vn;
 	nf_vnode_touch(vn);
-	/* The data belongs to the run from here: the call may be gone before the library is done. */
+	unsigned flags = c->file->direct ? NF_IO_DIRECT : 0;
+	/* Kept data belongs to the run from here: the call may be gone before the library is done.  Without it this
+	 * runs in submit, and the library has taken the data when that returns. */
+	if (!c->kept)
+		flags |= NF_IO_BORROWED;
+	run->iov[0] = (struct iovec){ (void *)(uintptr_t)c->data, c->size };
 	run->state = c->kept;
 	c->kept = NULL;
-	run->iov[0] = (struct iovec){ run->state, c->size };
-	unsigned flags = c->file->direct ? NF_IO_DIRECT : 0;
 	/* For buffered descriptors the kernel sends FSYNC after a synchronous write. */
 	if (c->flags & (O_DSYNC | O_SYNC) && c->file->direct)
 		flags |= NF_IO_DSYNC;
 	run->io = (struct nf_io){ .ic = &vn->ic, .pos_bytes = c->offset, .len_bytes = c->size,
 				  .flags = flags, .iov = run->iov, .nr_iov = 1 };
 	run->start = flags & NF_IO_DSYNC ? start_write_sync : start_write;
-	if (c->offset + c->size > NF_INLINE_MAX && nf_unline_needed(vn, c->offset, c->offset + c->size))
+	if (unline)
 		return nf_unline(run, run->start, flags & NF_IO_DSYNC ? written_sync : written);
 	return NF_CALL_PENDING;
 }

@@ -366,6 +366,41 @@ START_TEST(every_byte_enters_through_a_region)
 }
 END_TEST
 
+START_TEST(a_written_byte_is_copied_once_on_its_way_to_the_codec)
+{
+	uint64_t before = nf_counter_get(NF_C_WRITE_COPIED_BYTES);
+
+	put(0, 8 * BLOCK, 7);
+	ck_assert_int_eq(toy_fsync(t), 0);
+	ck_assert_uint_eq(nf_counter_get(NF_C_WRITE_COPIED_BYTES) - before, 8 * BLOCK);
+	expect_all();
+}
+END_TEST
+
+START_TEST(borrowed_data_is_kept_when_the_write_must_wait)
+{
+	static uint8_t borrowed[2 * BLOCK];
+	struct toy_wait a;
+
+	put(0, 3 * BLOCK, 1);
+	memset(borrowed, 2, sizeof borrowed);
+	memset(want + 100, 2, sizeof borrowed);
+	struct iovec iov = { borrowed, sizeof borrowed };
+	toy_wait_init(&a, t);
+	a.io.pos_bytes = 100;
+	a.io.len_bytes = sizeof borrowed;
+	a.io.iov = &iov;
+	a.io.nr_iov = 1;
+	a.io.flags = NF_IO_DIRECT | NF_IO_BORROWED; /* what is dirty there must be stored first */
+	uint64_t before = nf_counter_get(NF_C_WRITE_COPIED_BYTES);
+	nf_write(&a.io);
+	memset(borrowed, 3, sizeof borrowed);
+	ck_assert_uint_ge(nf_counter_get(NF_C_WRITE_COPIED_BYTES) - before, sizeof borrowed);
+	ck_assert_int_eq(toy_wait_end(&a), 0);
+	expect_all();
+}
+END_TEST
+
 START_TEST(two_readers_of_one_missing_block_share_a_request)
 {
 	struct toy_wait a, b;
@@ -624,6 +659,8 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, dsync_returns_when_its_group_is_stored);
 	tcase_add_test(tc, direct_io_leaves_nothing_in_memory);
 	tcase_add_test(tc, every_byte_enters_through_a_region);
+	tcase_add_test(tc, a_written_byte_is_copied_once_on_its_way_to_the_codec);
+	tcase_add_test(tc, borrowed_data_is_kept_when_the_write_must_wait);
 	tcase_add_test(tc, two_readers_of_one_missing_block_share_a_request);
 	tcase_add_test(tc, a_read_under_way_is_made_again_when_the_block_changed);
 	tcase_add_test(tc, a_reader_gets_the_error_and_the_next_one_tries_again);
