@@ -54,7 +54,7 @@ struct nf_netfs_options {
 	size_t memory_bytes;       /* hard limit of folio memory and buffers; 0: 64 MiB */
 	unsigned codec_threads;    /* 0: one per core */
 	uint32_t write_back_ms;    /* a dirty region older than this is flushed; 0: 5,000 */
-	size_t read_ahead_bytes;   /* greatest window of a sequential reader; 0: 32 MiB, and never
+	size_t read_ahead_bytes;   /* greatest window of a sequential reader; 0: 64 MiB, and never
 				    * more than half of memory_bytes */
 	size_t request_bytes;      /* plain bytes of one request at most; 0: 4 MiB */
 };
