@@ -219,7 +219,7 @@ class Damaged:
 def test_a_flipped_bit_in_any_object_is_never_served(stage):
     """Bits in turn over each object's length."""
     rnd = random.Random(3)
-    flips = size("FLIPS", 3, 25)
+    flips = size("FLIPS", 2, 25)
     with store(stage, "file") as s:
         d = Damaged(stage, s)
         d.visit("before")

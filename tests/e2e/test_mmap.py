@@ -16,7 +16,7 @@ def versions(folder):
     return [p.read_bytes() for p in sorted(folder.iterdir())]
 
 
-@pytest.mark.limit(900)
+@pytest.mark.limit(3000)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mapped_change_and_a_change_from_elsewhere_are_both_kept(stage, kind):
     """The mapping is dirty in the kernel when the other's version is taken over: nothing of it may overwrite that."""

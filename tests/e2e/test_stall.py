@@ -114,7 +114,7 @@ def is_killed_at_once(reader):
 
 @pytest.mark.limit(240)
 def test_one_held_request_holds_up_nobody_else(stage, build):
-    hold_s = size("HOLD_S", 4, 30)
+    hold_s = size("HOLD_S", 3, 30)
     with a_cold_machine(stage, build) as (bench, cold):
         print("nothing is held:")
         with others_go_on(cold.mnt, hold_s):
@@ -143,7 +143,7 @@ def test_one_held_request_holds_up_nobody_else(stage, build):
 
 @pytest.mark.limit(120)
 def test_a_server_that_stops_holds_up_nobody_who_does_not_need_it(stage, build):
-    hold_s = size("HOLD_S", 3, 20)
+    hold_s = size("HOLD_S", 2, 20)
     with a_cold_machine(stage, build) as (bench, cold):
         os.killpg(bench.server.process.pid, signal.SIGSTOP)
         reader = subprocess.Popen(["cat", cold.mnt / "big"], stdout=subprocess.DEVNULL)

@@ -1,9 +1,9 @@
 """Three machines write into one vault at once, each commit as soon as it can be made."""
 import threading
-import time
 
 import pytest
 import tree_lib
+from conftest import wait_for
 from vault_lib import KINDS, Vault, size, store
 
 MACHINES = 3
@@ -60,25 +60,16 @@ def test_three_writers_lose_nothing_and_end_with_one_tree(stage, kind):
             t.join()
         assert not failures, failures
         # Each was told that its commits are on the server; the others see them by themselves.
-        end = time.monotonic() + 15
-        while True:
-            try:
-                trees = [tree_lib.survey(m.dir) for m in mounts]
-            except FileNotFoundError:
-                # A removal arrived while the folder was read.
-                assert time.monotonic() < end
-                continue
-            if all(set(t[0]) == expected(names, count) for t in trees) and \
-                    not any(tree_lib.differences(trees[0], t) for t in trees[1:]):
-                break
-            if time.monotonic() > end:
-                for t in trees:
-                    lost = expected(names, count) - set(t[0])
-                    more = set(t[0]) - expected(names, count)
-                    assert not lost and not more, (lost, more)
-                for t in trees[1:]:
-                    assert not tree_lib.differences(trees[0], t)
-            time.sleep(0.3)
+        wait_for(lambda: len({m.status()["fingerprint"] for m in mounts}) == 1, 60, "one head for all")
+        trees = [tree_lib.survey(m.dir) for m in mounts]
+        for t in trees:
+            lost, more = expected(names, count) - set(t[0]), set(t[0]) - expected(names, count)
+            assert not lost and not more, (lost, more)
+        wrong = [tree_lib.differences(trees[0], t) for t in trees[1:]]
+        if any(wrong):
+            # What the kernel was told meanwhile, or what it was not.
+            again = [tree_lib.differences(trees[0], tree_lib.survey(m.dir)) for m in mounts]
+            raise AssertionError((wrong, again, [m.status()["fingerprint"] for m in mounts]))
         states = [m.status() for m in mounts]
         print(kind, [{k: x[k] for k in ("commits", "forks", "merges", "conflicts")} for x in states])
         assert sum(x["merges"] for x in states) > 0 or kind != "nginx", states
