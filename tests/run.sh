@@ -51,7 +51,7 @@ plain_programs()
 	local t out word=ok
 	for t in build/tests/*_check_* build/tests/*_model_* build/tests/*_crash_* build/tests/*_proto_*; do
 		[ -f "$t" ] && [ -x "$t" ] || continue
-		out=$(FOLIOFS_CHECK_PLAIN=1 CK_FORK=no timeout 300 "$t" 2>&1) || { word=FAILED; failed=1; echo "$out"; }
+		out=$(FOLIOFS_CHECK_PLAIN=1 FOLIOFS_MODEL_OPS=200000 CK_FORK=no timeout 300 "$t" 2>&1) || { word=FAILED; failed=1; echo "$out"; }
 		echo "${t##*/}: $(grep -E '^[0-9]+%: Checks' <<<"$out" | tail -1)"
 	done
 	results+=("$word  check programs, plain")

@@ -19,6 +19,7 @@
 	X(REGION_SPLIT, "region", "split", "regions", "regions split")                             \
 	X(REGION_PEND, "region", "pend", "regions", "writes that had to wait for another region")  \
 	X(REGION_REDIRTY, "region", "redirty", "regions", "regions dirtied again by a failed flush") \
+	X(REGION_COPY, "region", "copy", "blocks", "downloaded blocks kept for the cache")          \
 	X(REGION_BYTES, "region", "bytes", "bytes", "bytes that entered through a region")         \
 	X(REGION_ZERO_BYTES, "region", "zero_bytes", "bytes", "bytes that a region made zeros")    \
 	X(READ_REQUESTS, "netfs", "read_requests", "requests", "read requests made")               \
@@ -28,6 +29,7 @@
 	X(WRITE_REQUESTS, "netfs", "write_requests", "requests", "write requests made")            \
 	X(WRITE_RETRY, "netfs", "write_retry", "requests", "write subrequests sent again")         \
 	X(WRITE_COPIED_BYTES, "netfs", "write_copied_bytes", "bytes", "plaintext copied on its way to the codec") \
+	X(WRITE_STREAM_FAILED, "netfs", "write_stream_failed", "streams", "destinations that did not take a write request") \
 	X(BLOCKS_SEALED, "codec", "blocks_sealed", "blocks", "blocks compressed and encrypted")    \
 	X(BLOCKS_OPENED, "codec", "blocks_opened", "blocks", "blocks decrypted")                   \
 	X(BYTES_SEALED_IN, "codec", "bytes_sealed_in", "bytes", "plaintext bytes sealed")          \

@@ -57,6 +57,8 @@ struct nf_netfs_options {
 	size_t read_ahead_bytes;   /* greatest window of a sequential reader; 0: 64 MiB, and never
 				    * more than half of memory_bytes */
 	size_t request_bytes;      /* plain bytes of one request at most; 0: 4 MiB */
+	uint32_t retry_ms;         /* first wait before a failed inode is stored again, then doubled up to 300 times
+				    * this; a subrequest told "later" waits a twentieth first; 0: 100 */
 };
 /* Starts an instance with threads of its own; *OUT is the caller's, until nf_netfs_free().  O is read during the call.
  * -ENOMEM, -EAGAIN (no thread). */
@@ -81,6 +83,7 @@ struct nf_block {
 	bool hole;
 	bool owned;
 	bool compressed; /* set by compress_block */
+	bool copy_to_cache; /* reading: set by issue_read if the block is worth a place in the cache, see nf_wreq_is_copy() */
 	void *plain;
 	void *sealed;
 	uint32_t sealed_len;
@@ -116,6 +119,10 @@ struct nf_ictx *nf_wreq_ictx(const struct nf_wreq *wq);
 struct nf_block *nf_wreq_blocks(struct nf_wreq *wq, unsigned *nr);
 /* The number of the group that the request stores a part of. */
 uint64_t nf_wreq_group(const struct nf_wreq *wq);
+/* A request of blocks that were only read (the RFC's semi-dirty regions): prepared as any other, but sent to optional
+ * streams alone, once, without write_stored and group_stored.  It is made some time after the read, and not at all if
+ * the block was changed meanwhile, or memory is short. */
+bool nf_wreq_is_copy(const struct nf_wreq *wq);
 
 /* --- groups --------------------------------------------------------------------- */
 
@@ -175,7 +182,9 @@ struct nf_netfs_ops {
 	void (*issue_write)(struct nf_subreq *sq);
 	/* [Optional] The request is stored at all streams that count; called before any reader can get the
 	 * regions' memory dropped, so that a later issue_read must find the new blocks.  Requests of overlapping
-	 * blocks call in the order they were made. Must not fail: what can fail belongs in issue_write. */
+	 * blocks call in the order they were made. Must not fail: what can fail belongs in issue_write.  A stream of
+	 * which nf_wreq_stream_error() is negative may hold an older version of the blocks, which nobody may be given
+	 * any more: a cache forgets them here, and what only a stand-in has is noted as yet to be sent. */
 	void (*write_stored)(struct nf_wreq *wq);
 	/* [Optional] A closed group has drained: called once per group that changed anything, in order, after the
 	 * write_stored calls of its requests, with no lock held. */
@@ -200,9 +209,23 @@ struct nf_netfs_ops {
 enum nf_stream_kind {
 	NF_STREAM_REQUIRED, /* the request is not stored without it: its regions become dirty again */
 	NF_STREAM_OPTIONAL, /* a cache: a failure is counted, never retried */
+	NF_STREAM_STANDBY,  /* durable and local: enough by itself while the required ones cannot be reached */
 };
+/* Streams are numbered from 0 in the order they are added.  Each is cut into subrequests of MAX_BLOCKS (0: one), tried
+ * again and failing for itself: a request fails only when all its streams have come to an end.  Then
+ *
+ *   required          standby    the request
+ *   all stored        any        is stored
+ *   cannot be reached stored     is stored, and nf_wreq_stream_error() of the required one says it is not there
+ *   cannot be reached failed     failed
+ *   failed otherwise  any        failed
+ *
+ * "Cannot be reached" is -NF_E_OFFLINE, -NF_E_TIMEOUT, -ENETUNREACH, -EHOSTUNREACH or -ECONNREFUSED. What failed stays
+ * dirty, is reported to fsync and tried again; only nf_discard() gives it up. */
 int nf_wreq_add_stream(struct nf_wreq *wq, const char *name, enum nf_stream_kind kind,
 		       unsigned max_blocks);
+/* How STREAM ended; for write_stored. */
+int nf_wreq_stream_error(const struct nf_wreq *wq, unsigned stream);
 
 /* --- inode contexts --------------------------------------------------------------- */
 

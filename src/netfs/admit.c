@@ -11,30 +11,45 @@
 #include "base/assert.h"
 #include "base/counter.h"
 
-bool nf_writing_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end)
+struct box {
+	uint64_t start;
+	uint64_t end;
+};
+
+static bool is_writing(const struct nf_region *rg, const void *ctx)
 {
-	nf_list_for_each(rg, &p->active, struct nf_region, link) {
-		const struct nf_writer *w = nf_writer_of(rg);
-		if (rg->state == NF_REGION_ACTIVE && w->cursor < end && start < w->window_end)
-			return true;
-	}
-	return false;
+	const struct nf_writer *w = nf_writer_of(rg);
+	const struct box *b = ctx;
+
+	return rg->state == NF_REGION_ACTIVE && w->cursor < b->end && b->start < w->window_end;
 }
 
+bool nf_writing_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end)
+{
+	return nf_queue_find(&p->queue, start, end, is_writing, &(struct box){ start, end });
+}
+
+struct candidate {
+	const struct nf_ictx_priv *p;
+	const struct nf_region *rg;
+	const struct nf_group *group;
+};
+
+static bool is_in_the_way(const struct nf_region *old, const void *ctx)
+{
+	const struct candidate *c = ctx;
+
+	return old != c->rg && (old->state != NF_REGION_PENDING || old->arrival < c->rg->arrival) &&
+	       nf_region_must_pend(old, c->rg, c->group, c->p->ic->block_bytes, &c->p->region_ops);
+}
+
+/* Whoever runs, or came earlier, goes first: overlapping writers are served in the order they came. */
 static bool behind_others_locked(struct nf_ictx_priv *p, const struct nf_region *rg)
 {
-	uint64_t bb = p->ic->block_bytes;
+	struct candidate c = { p, rg, nf_group_open_locked(p) };
 
-	nf_list_for_each(a, &p->active, struct nf_region, link)
-		if (nf_region_must_pend(a, rg, bb, &p->region_ops))
-			return true;
-	nf_list_for_each(e, &p->pending, struct nf_region, link) {
-		if (e == rg)
-			return false;
-		if (nf_region_must_pend(e, rg, bb, &p->region_ops))
-			return true;
-	}
-	return false;
+	return nf_queue_find(&p->queue, nf_block_down(p, rg->reserved_start),
+			     nf_block_up(p, rg->reserved_end), is_in_the_way, &c);
 }
 
 /* An append takes its place when nobody before it can move the end of the file. */
@@ -53,9 +68,8 @@ static bool place_append_locked(struct nf_ictx_priv *p, struct nf_writer *w)
 		w->discard_error = -EFBIG;
 		return true;
 	}
-	w->io->pos_bytes = w->cursor = size;
-	rg->start = rg->reserved_start = size;
-	rg->end = rg->reserved_end = size + w->io->len_bytes;
+	w->io->pos_bytes = w->cursor = w->window_end = size;
+	nf_queue_move(&p->queue, rg, size, size + w->io->len_bytes);
 	return true;
 }
 
@@ -208,8 +222,8 @@ static bool resize_one_locked(struct nf_ictx_priv *p, struct nf_writer *w)
 
 static void end_writer_locked(struct nf_ictx_priv *p, struct nf_writer *w, struct nf_todo *todo)
 {
-	(void)p;
 	nf_list_del(&w->rg->link);
+	nf_queue_remove(&p->queue, w->rg);
 	if (w->rg->group)
 		w->rg->group->nr_writers--;
 	nf_region_move(w->rg, NF_REGION_COMPLETE, w->discarded ? "discarded" : "done");

@@ -24,7 +24,7 @@ static uint64_t block_start(const struct nf_wreq *wq, unsigned i)
 
 static uint64_t group_size(const struct nf_wreq *wq)
 {
-	return wq->group->closed ? wq->group->size_bytes : nf_size(wq->p);
+	return wq->group && wq->group->closed ? wq->group->size_bytes : nf_size(wq->p);
 }
 
 static bool has_dirty(const struct nf_wreq *wq, unsigned i)
@@ -33,6 +33,8 @@ static bool has_dirty(const struct nf_wreq *wq, unsigned i)
 	uint64_t end = start + wq->p->ic->block_bytes;
 	const struct nf_region *rg = nf_regions_at(&wq->p->dirty, start);
 
+	if (wq->copy)
+		return nf_copy_has_locked(wq->p, wq->blocks[i].index);
 	while (rg && rg->start < end && rg->group != wq->group)
 		rg = nf_regions_next(rg);
 	return rg && rg->start < end && start < group_size(wq);
@@ -123,10 +125,13 @@ static void take_regions_locked(struct nf_wreq *wq, unsigned i)
 	uint64_t start = block_start(wq, i), end = start + p->ic->block_bytes;
 	struct nf_region *rg, *next;
 
+	if (wq->copy) {
+		nf_copy_taken_locked(p, wq->blocks[i].index);
+		return;
+	}
 	for (rg = nf_regions_at(&p->dirty, start); rg && rg->start < end; rg = next) {
 		next = nf_regions_next(rg);
-		if (rg->group != wq->group)
-			continue; /* only where an invalidation lengthened an old truncation */
+		NF_ASSERT(rg->group == wq->group); /* younger writers wait until the block is gathered */
 		if (rg->start < start)
 			rg = nf_regions_split(&p->dirty, rg, start);
 		if (rg->end > end)
@@ -165,8 +170,10 @@ static void plan_span(struct nf_wreq *wq, const struct nf_span *sp, uint8_t *pla
 		nf_plan_add(&wq->plan, (struct nf_plan_op){ NF_PLAN_COPY, mem, plain, len });
 }
 
-static void plan_block_locked(struct nf_wreq *wq, unsigned i)
+/* False: something was in memory when last looked for, and has been given up since.  What is planned is pinned. */
+static bool plan_block_locked(struct nf_wreq *wq, unsigned i)
 {
+	bool filled = nf_claim_at_locked(wq->p, wq->blocks[i].index)->filled, ok = true;
 	struct nf_block *b = &wq->blocks[i];
 	uint64_t start = block_start(wq, i), bb = wq->p->ic->block_bytes;
 	uint64_t left = group_size(wq) - start;
@@ -176,7 +183,8 @@ static void plan_block_locked(struct nf_wreq *wq, unsigned i)
 	b->plain_len = (uint32_t)NF_MIN(left, bb);
 	wq->in_place[i] = NULL;
 	nf_spans_start(&it, wq->p, start, start + bb);
-	while (nf_spans_next(&it, &sp)) {
+	while (ok && nf_spans_next(&it, &sp)) {
+		ok = filled || sp.kind != NF_SPAN_STORED;
 		/* Sealed where it is, if it is sealed at all and all of it is there. */
 		if (sp.kind == NF_SPAN_MEMORY && sp.end - sp.start == bb && b->plain_len == bb &&
 		    wq->p->ic->ops->encrypt_block) {
@@ -187,6 +195,7 @@ static void plan_block_locked(struct nf_wreq *wq, unsigned i)
 		}
 	}
 	nf_spans_end(&it);
+	return ok;
 }
 
 static void swap(void **a, void **b)
@@ -238,14 +247,30 @@ static void raise_zero_point_locked(struct nf_wreq *wq)
 			p->zero_point = rg->end;
 }
 
+static void unpin_folios(struct nf_wreq *wq)
+{
+	for (unsigned i = 0; i < wq->nr_folios; i++)
+		nf_folio_unpin(wq->folios[i]);
+	wq->nr_folios = 0;
+}
+
 static void start_gathering_locked(struct nf_wreq *wq, struct nf_todo *todo)
 {
-	wq->phase = NF_WREQ_GATHERING;
-	wq->stale = false;
+	bool ok = true;
+
 	wq->plan.nr = 0;
 	/* The plan is of the time before the zero point moves. */
-	for (unsigned i = 0; i < wq->nr_blocks; i++)
-		plan_block_locked(wq, i);
+	for (unsigned i = 0; ok && i < wq->nr_blocks; i++)
+		ok = plan_block_locked(wq, i);
+	if (!ok) {
+		unpin_folios(wq);
+		nf_wreq_fill_locked(wq, todo);
+		if (wq->phase == NF_WREQ_WAITING)
+			nf_kick_later(wq->p);
+		return;
+	}
+	wq->phase = NF_WREQ_GATHERING;
+	wq->stale = false;
 	for (unsigned i = 0; i < wq->nr_blocks; i++)
 		take_regions_locked(wq, i);
 	raise_zero_point_locked(wq);
@@ -292,9 +317,8 @@ static void gathered_locked(struct nf_wreq *wq)
 			if (f->mapped)
 				nf_folio_set_uptodate(f, block_start(wq, b),
 						      block_start(wq, b) + wq->p->ic->block_bytes);
-		nf_folio_unpin(f);
 	}
-	wq->nr_folios = 0;
+	unpin_folios(wq);
 	wq->phase = NF_WREQ_STORING;
 }
 

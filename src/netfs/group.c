@@ -17,15 +17,22 @@ struct nf_group *nf_group_oldest_locked(struct nf_ictx_priv *p)
 	return nf_list_empty(&p->groups) ? NULL : nf_list_first(&p->groups, struct nf_group, link);
 }
 
+struct nf_group *nf_group_open_locked(struct nf_ictx_priv *p)
+{
+	if (nf_list_empty(&p->groups))
+		return NULL;
+	struct nf_group *g = nf_list_last(&p->groups, struct nf_group, link);
+	return g->closed ? NULL : g;
+}
+
 struct nf_group *nf_group_current_locked(struct nf_ictx_priv *p)
 {
-	if (!nf_list_empty(&p->groups)) {
-		struct nf_group *g = nf_list_last(&p->groups, struct nf_group, link);
-		if (!g->closed)
-			return g;
+	struct nf_group *g = nf_group_open_locked(p);
+
+	if (!g) {
+		g = nf_group_new(++p->last_group);
+		nf_list_add_tail(&p->groups, &g->link);
 	}
-	struct nf_group *g = nf_group_new(++p->last_group);
-	nf_list_add_tail(&p->groups, &g->link);
 	return g;
 }
 
@@ -47,6 +54,25 @@ uint64_t nf_group_close_locked(struct nf_ictx_priv *p)
 	return nf_list_entry(g->link.prev, struct nf_group, link)->number;
 }
 
+void nf_group_reaches_locked(struct nf_ictx_priv *p, struct nf_group *g, uint64_t size)
+{
+	for (struct nf_list *l = &g->link; l != &p->groups; l = l->next) {
+		struct nf_group *later = nf_list_entry(l, struct nf_group, link);
+		if (later->closed)
+			later->size_bytes = NF_MAX(later->size_bytes, size);
+	}
+}
+
+/* Nobody else could reach beyond SIZE while this waited: all of them had at least that. */
+void nf_group_cuts_locked(struct nf_ictx_priv *p, struct nf_group *g, uint64_t size)
+{
+	for (struct nf_list *l = &g->link; l != &p->groups; l = l->next) {
+		struct nf_group *later = nf_list_entry(l, struct nf_group, link);
+		if (later->closed)
+			later->size_bytes = NF_MIN(later->size_bytes, size);
+	}
+}
+
 uint64_t nf_group_close(struct nf_ictx *ic)
 {
 	struct nf_ictx_priv *p = ic->priv;
@@ -65,6 +91,10 @@ void nf_drain_locked(struct nf_ictx_priv *p, struct nf_todo *todo)
 		return;
 	if (g->nr_writers || g->nr_requests || nf_group_has_work_locked(p, g))
 		return;
+	/* A copy on its way to the cache must not come after the hole that replaces its block. */
+	nf_list_for_each(wq, &p->wreqs, struct nf_wreq, link)
+		if (wq->copy)
+			return;
 	p->draining = true;
 	todo->drain = g;
 }

@@ -9,8 +9,8 @@ static void priv_free(struct nf_ictx_priv *p)
 	struct nf_ictx *ic = p->ic;
 	void (*done)(struct nf_ictx *) = p->deinit_done;
 
-	NF_ASSERT(nf_list_empty(&p->pending) && nf_list_empty(&p->active));
-	NF_ASSERT(p->dirty.nr == 0 && p->flushing.nr == 0);
+	NF_ASSERT(nf_list_empty(&p->pending) && nf_list_empty(&p->active) && p->queue.nr == 0);
+	NF_ASSERT(p->dirty.nr == 0 && p->flushing.nr == 0 && p->copies.nr == 0);
 	NF_ASSERT(nf_list_empty(&p->wreqs) && nf_list_empty(&p->rreqs));
 	NF_ASSERT(nf_list_empty(&p->readers) && nf_list_empty(&p->waiters));
 	while (!nf_list_empty(&p->groups)) {
@@ -126,6 +126,7 @@ int nf_ictx_init(struct nf_ictx *ic, struct nf_netfs *lib, const struct nf_netfs
 	nf_list_init(&p->dead_privs);
 	nf_list_init(&p->pending);
 	nf_list_init(&p->active);
+	nf_queue_init(&p->queue);
 	nf_list_init(&p->groups);
 	nf_list_init(&p->wreqs);
 	nf_list_init(&p->rreqs);
@@ -136,6 +137,7 @@ int nf_ictx_init(struct nf_ictx *ic, struct nf_netfs *lib, const struct nf_netfs
 	p->zero_point = NF_MIN(zero_point_bytes, size_bytes);
 	nf_regions_init(&p->dirty);
 	nf_regions_init(&p->flushing);
+	nf_regions_init(&p->copies);
 	nf_avl_init(&p->claims, NULL);
 	nf_timer_init(&p->backoff, back_off_over);
 	nf_work_init(&p->kick_work, kick_work);
@@ -156,6 +158,7 @@ void nf_ictx_deinit(struct nf_ictx *ic, void (*done)(struct nf_ictx *ic))
 	nf_lock_drop(&p->lib->lock);
 	nf_ic_lock(p);
 	NF_ASSERT(!p->is_dirty);
+	nf_copy_drop_locked(p, 0, UINT64_MAX, "going away");
 	p->deinit_done = done;
 	nf_ic_unlock(p, NULL);
 	nf_ic_put(p);
@@ -299,6 +302,7 @@ void nf_set_i_size_locked(struct nf_ictx_priv *p, uint64_t size)
 {
 	if (size == nf_size(p))
 		return;
+	nf_copy_drop_locked(p, NF_MIN(size, nf_size(p)), UINT64_MAX, "size");
 	atomic_store(&p->i_size, size);
 	if (p->ic->ops->update_i_size)
 		p->ic->ops->update_i_size(p->ic, size);
@@ -338,6 +342,7 @@ static bool data_region_in(const struct nf_regions *rs, uint64_t start, uint64_t
 bool nf_range_in_use_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end)
 {
 	return data_region_in(&p->dirty, start, end) || data_region_in(&p->flushing, start, end) ||
+	       data_region_in(&p->copies, start, end) ||
 	       nf_writing_locked(p, start, end);
 }
 

@@ -15,7 +15,9 @@ static void age_locked(struct nf_ictx_priv *p)
 
 	if (atomic_exchange(&p->pressed, false))
 		p->pressure = true;
-	if (!atomic_exchange(&p->aged, false) || !g || !g->changed)
+	bool aged = atomic_exchange(&p->aged, false);
+	p->store_copies |= aged || p->pressure;
+	if (!aged || !g || !g->changed)
 		return;
 	if (nf_clock_ns() - g->since_ns < p->lib->write_back_ns)
 		return;
@@ -35,6 +37,10 @@ static void tell_dirty_locked(struct nf_ictx_priv *p)
 		      atomic_load(&p->lib->dirty_bytes) >
 			      nf_memory_limit(p->lib->mem) / PRESSURE_SHARE))
 		p->pressure = true;
+	bool listed = dirty || p->copies.nr;
+	if (listed != p->is_listed)
+		nf_lib_dirty_changed(p, listed);
+	p->is_listed = listed;
 	if (dirty == p->is_dirty)
 		return;
 	p->is_dirty = dirty;
@@ -42,7 +48,6 @@ static void tell_dirty_locked(struct nf_ictx_priv *p)
 		p->pressure = false;
 		p->failures = 0;
 	}
-	nf_lib_dirty_changed(p, dirty);
 	if (p->ic->ops->dirty_changed)
 		p->ic->ops->dirty_changed(p->ic, dirty);
 }

@@ -9,6 +9,9 @@
 #include "base/clock.h"
 #include "base/error.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <unistd.h>
 
 enum {
@@ -16,7 +19,9 @@ enum {
 	DEFAULT_READ_AHEAD_BYTES = 64 << 20,
 	DEFAULT_REQUEST_BYTES = 4 << 20,
 	DEFAULT_WRITE_BACK_MS = 5000,
+	DEFAULT_RETRY_MS = 100,
 	TICKS_PER_AGE = 4,
+	IDLE_TICKS = 24, /* without a new folio: clean ones are given up, too */
 	STARVED_MS = 10,
 	CHUNK_SHARE = 16, /* one write holds at most this part of memory */
 };
@@ -83,15 +88,23 @@ static void tick(struct nf_timer *t)
 {
 	struct nf_netfs *lib = nf_container_of(t, struct nf_netfs, tick);
 
-	nf_memory_trim(lib->mem);
+	lib->idle_ticks = nf_memory_trim(lib->mem) ? lib->idle_ticks + 1 : 0;
+	if (lib->idle_ticks == IDLE_TICKS) {
+		(void)nf_memory_reclaim(lib->mem, SIZE_MAX);
+		(void)nf_memory_trim(lib->mem);
+#ifdef __GLIBC__
+		(void)malloc_trim(0); /* buffers of requests, which the heaps of threads keep */
+#endif
+	}
 	nf_lock_take(&lib->lock);
 	lib->ticking = false;
 	nf_list_for_each(p, &lib->dirty, struct nf_ictx_priv, dirty_link) {
 		atomic_store(&p->aged, true);
 		nf_kick_later(p);
 	}
-	/* One more tick after the last inode is clean gives memory back. */
-	if (!lib->ending && (!nf_list_empty(&lib->dirty) || nf_memory_used(lib->mem)))
+	/* Until all memory was given back, or what is left is kept for ever. */
+	if (!lib->ending && (!nf_list_empty(&lib->dirty) ||
+			     (nf_memory_used(lib->mem) && lib->idle_ticks <= IDLE_TICKS)))
 		arm_tick_locked(lib);
 	nf_lock_drop(&lib->lock);
 }
@@ -101,6 +114,7 @@ static void set_options(struct nf_netfs *lib, const struct nf_netfs_options *o, 
 	uint32_t write_back_ms = o->write_back_ms ? o->write_back_ms : DEFAULT_WRITE_BACK_MS;
 
 	lib->write_back_ns = write_back_ms * NF_NS_PER_MS;
+	lib->retry_ns = (o->retry_ms ? o->retry_ms : DEFAULT_RETRY_MS) * NF_NS_PER_MS;
 	lib->read_ahead_bytes = o->read_ahead_bytes ? o->read_ahead_bytes : DEFAULT_READ_AHEAD_BYTES;
 	lib->read_ahead_bytes = NF_MIN(lib->read_ahead_bytes, memory_bytes / 2);
 	lib->request_bytes = o->request_bytes ? o->request_bytes : DEFAULT_REQUEST_BYTES;
@@ -168,6 +182,14 @@ void nf_netfs_free(struct nf_netfs *lib)
 	nf_memory_free(lib->mem);
 	nf_lock_deinit(&lib->lock);
 	free(lib);
+}
+
+void nf_lib_memory_used(struct nf_netfs *lib)
+{
+	nf_lock_take(&lib->lock);
+	if (!lib->ticking && !lib->ending)
+		arm_tick_locked(lib);
+	nf_lock_drop(&lib->lock);
 }
 
 /* Inode lock held. */

@@ -169,6 +169,7 @@ static bool try_hit_locked(struct nf_ictx_priv *p, struct nf_io *io)
 		return false;
 	io->nr_out_iov = h.nr;
 	io->done_bytes = end - io->pos_bytes;
+	NF_ASSERT(io->done_bytes <= io->len_bytes);
 	if (r == TOO_MANY) {
 		io->error = build_many_locked(p, io, end);
 		if (io->error < 0)

@@ -150,6 +150,9 @@ static void mark_uptodate_locked(struct nf_rreq *rq)
 	for (unsigned i = 0; i < rq->nr_folios; i++)
 		if (rq->folios[i]->mapped)
 			nf_folio_set_uptodate(rq->folios[i], rq->start, rq->end);
+	for (unsigned i = 0; i < rq->nr_blocks && !rq->p->deinit_done; i++)
+		if (rq->blocks[i].copy_to_cache)
+			nf_copy_add_locked(rq->p, &rq->blocks[i]);
 }
 
 void nf_rreq_end(struct nf_rreq *rq)

@@ -8,14 +8,11 @@
 #include "netfs/types.h"
 
 #include "base/assert.h"
-#include "base/clock.h"
 #include "base/counter.h"
 #include "base/error.h"
 #include "base/trace.h"
 
 #include <inttypes.h>
-
-enum { RETRY_FIRST_MS = 5 };
 
 bool nf_being_read_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end)
 {
@@ -85,6 +82,7 @@ static void rreq_add_locked(struct nf_rreq *rq, struct nf_todo *todo)
 	nf_list_add_tail(&p->rreqs, &rq->link);
 	rq->phase = NF_RREQ_ISSUED;
 	atomic_fetch_add(&p->lib->nr_requests, 1);
+	nf_lib_memory_used(p->lib);
 	nf_count(NF_C_READ_REQUESTS, 1);
 	if (rq->ahead)
 		nf_count(NF_C_READ_AHEAD_BYTES, rq->end - rq->start);
@@ -247,7 +245,7 @@ static bool try_later(struct nf_rreq *rq, int error)
 	rq->sub.sq.attempt++;
 	nf_trace(REQ, "R=%08x later attempt=%u", rq->id, rq->sub.sq.attempt);
 	nf_timer_init(&rq->sub.timer, issue_timer);
-	nf_timer_arm(rq->p->lib->timers, &rq->sub.timer, (RETRY_FIRST_MS << attempt) * NF_NS_PER_MS);
+	nf_timer_arm(rq->p->lib->timers, &rq->sub.timer, nf_later_ns(rq->p->lib, attempt));
 	return true;
 }
 

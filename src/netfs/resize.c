@@ -66,9 +66,7 @@ static void add_zeros_locked(struct nf_ictx_priv *p, struct nf_writer *w, uint64
 {
 	if (start >= end)
 		return;
-	struct nf_region *d = nf_region_new(w->rg->type, start, end);
-	d->state = NF_REGION_ACTIVE;
-	d->group = w->rg->group;
+	struct nf_region *d = nf_region_new(w->rg->type, NF_REGION_ACTIVE, w->rg->group, start, end);
 	d->seq = ++p->seq;
 	nf_region_move(d, NF_REGION_DIRTY, "zeros");
 	nf_list_add_tail(&d->group->dirty, &d->link);
@@ -82,6 +80,7 @@ static void zero_range_locked(struct nf_ictx_priv *p, struct nf_writer *w, uint6
 {
 	uint64_t stored_end = nf_block_up(p, p->zero_point);
 
+	nf_copy_drop_locked(p, start, end, "zeroed");
 	nf_regions_cut(&p->dirty, start, end, "zeroed");
 	forget_memory_locked(p, start, end);
 	add_zeros_locked(p, w, start, NF_MIN(end, stored_end));
@@ -96,6 +95,7 @@ static void grow_locked(struct nf_ictx_priv *p, struct nf_writer *w, uint64_t si
 	if (size <= nf_size(p))
 		return;
 	nf_group_grew(w->rg->group, size);
+	nf_group_reaches_locked(p, w->rg->group, size);
 	nf_set_i_size_locked(p, size);
 }
 
@@ -109,9 +109,12 @@ static void truncate_locked(struct nf_ictx_priv *p, struct nf_writer *w)
 		return;
 	}
 	nf_group_truncated(g, size);
+	nf_group_cuts_locked(p, g, size);
 	zero_range_locked(p, w, size, UINT64_MAX);
-	if (size < p->zero_point)
-		nf_group_zeroed(g, size, nf_block_up(p, p->zero_point));
+	/* As far as the region of zeros goes: what was written behind zero_point and is cut off again is a part of it. */
+	uint64_t stored_end = nf_block_up(p, p->zero_point);
+	if (size < stored_end)
+		nf_group_zeroed(g, size, stored_end);
 	nf_set_i_size_locked(p, size);
 }
 

@@ -1,22 +1,22 @@
 /* A write request after it has its bytes: sealed, sent to each stream, collected, ended.
  *
- *   seal every block -> streams -> subrequests, all at once -> last one ended:
+ *   seal every block -> streams -> subrequests, all at once -> last one ended: verdict()
  *     stored    write_stored(), regions COMPLETE
  *     failed    nobody wrote over the blocks for a younger group: regions DIRTY again,
  *                 merged with what was written since
  *               somebody did: memory has changed, the sealed copy is all there is of the older
  *                 group: it is kept and sent again
  *
- * Optional streams (caches) that fail are left out; they are never waited for again. */
+ * A stream that fails does not stop the others.  Optional ones (caches) are never tried again; write_stored()
+ * learns that they failed. */
 #include "netfs/types.h"
 
 #include "base/assert.h"
-#include "base/clock.h"
 #include "base/counter.h"
 #include "base/error.h"
 #include "base/trace.h"
 
-enum { RETRY_FIRST_MS = 5, RESEND_MS = 200 };
+enum { RESEND_WAITS = 2 }; /* of retry_ns */
 
 static void finish_request(struct nf_wreq *wq);
 static void issue_streams(struct nf_wreq *wq);
@@ -34,6 +34,7 @@ static int seal_block(struct nf_wreq *wq, struct nf_block *b)
 	const struct nf_netfs_ops *ops = wq->p->ic->ops;
 	int r = 0;
 
+	NF_ASSERT(b->plain_len && b->plain_len <= wq->p->ic->block_bytes);
 	if (ops->compress_block)
 		r = ops->compress_block(wq, b);
 	if (r == 0 && ops->encrypt_block)
@@ -77,14 +78,35 @@ int nf_wreq_add_stream(struct nf_wreq *wq, const char *name, enum nf_stream_kind
 	return 0;
 }
 
-/* An invalidation came before the request was sent: what it is made of is old. */
+/* Whether a younger group has written over blocks of WQ, or is about to. */
+static bool overwritten_locked(const struct nf_wreq *wq)
+{
+	struct nf_ictx_priv *p = wq->p;
+	uint64_t bb = p->ic->block_bytes;
+
+	for (unsigned i = 0; i < wq->nr_blocks && !wq->copy; i++) {
+		uint64_t start = wq->blocks[i].index * bb, end = start + bb;
+		const struct nf_region *rg = nf_regions_at(&p->dirty, start);
+		for (; rg && rg->start < end; rg = nf_regions_next(rg))
+			if (rg->group != wq->group)
+				return true;
+		nf_list_for_each(a, &p->active, struct nf_region, link)
+			if (a->group != wq->group && a->reserved_start < end &&
+			    start < a->reserved_end)
+				return true;
+	}
+	return false;
+}
+
+/* An invalidation came before the request was sent: what it is made of is old.  But where a younger group has
+ * written since, the copy is all there is of the older one: it is sent as it is. */
 static bool give_back_if_stale(struct nf_wreq *wq)
 {
 	struct nf_todo todo;
 
 	nf_todo_init(&todo);
 	nf_ic_lock(wq->p);
-	bool stale = wq->stale && !wq->cancelled;
+	bool stale = wq->stale && !wq->cancelled && !overwritten_locked(wq);
 	if (stale) {
 		nf_wreq_redirty_locked(wq);
 		nf_wreq_end_locked(wq, &todo);
@@ -107,14 +129,24 @@ void nf_wreq_issue(struct nf_wreq *wq, int r)
 		finish_request(wq);
 }
 
+bool nf_wreq_is_copy(const struct nf_wreq *wq) { return wq->copy; }
+
 /* --- streams -------------------------------------------------------------------------------- */
 
 static bool stream_failed(struct nf_wreq *wq, const struct nf_wstream *st)
 {
 	nf_lock_take(&wq->sub_lock);
-	bool failed = st->error || wq->error;
+	bool failed = st->error;
 	nf_lock_drop(&wq->sub_lock);
 	return failed;
+}
+
+static void fail_stream(struct nf_wreq *wq, struct nf_wstream *st, int error)
+{
+	nf_lock_take(&wq->sub_lock);
+	if (!st->error)
+		st->error = error;
+	nf_lock_drop(&wq->sub_lock);
 }
 
 static int issue_one(struct nf_wreq *wq, unsigned stream, unsigned first, unsigned nr)
@@ -137,13 +169,13 @@ static void issue_streams(struct nf_wreq *wq)
 	for (unsigned s = 0; s < wq->nr_streams; s++) {
 		struct nf_wstream *st = &wq->streams[s];
 		unsigned most = st->max_blocks ? st->max_blocks : wq->nr_blocks;
-		if (st->error)
+		if (st->stored || (wq->copy && st->kind != NF_STREAM_OPTIONAL))
 			continue;
 		for (unsigned i = 0; i < wq->nr_blocks && !stream_failed(wq, st); i += most) {
 			unsigned left = wq->nr_blocks - i;
 			int r = issue_one(wq, s, i, NF_MIN(left, most));
 			if (r < 0)
-				fail(wq, r);
+				fail_stream(wq, st, r);
 		}
 	}
 }
@@ -175,7 +207,7 @@ static bool try_later(struct nf_wreq *wq, struct nf_sub *sub, int error)
 	nf_count(NF_C_WRITE_RETRY, 1);
 	nf_trace(REQ, "R=%08x later stream=%u attempt=%u", wq->id, sub->sq.stream, sub->sq.attempt);
 	nf_timer_init(&sub->timer, again_timer);
-	nf_timer_arm(wq->p->lib->timers, &sub->timer, (RETRY_FIRST_MS << attempt) * NF_NS_PER_MS);
+	nf_timer_arm(wq->p->lib->timers, &sub->timer, nf_later_ns(wq->p->lib, attempt));
 	return true;
 }
 
@@ -186,14 +218,8 @@ void nf_wreq_sub_terminated(struct nf_wreq *wq, struct nf_sub *sub, int error)
 	if (error < 0 && try_later(wq, sub, error))
 		return;
 	nf_trace(REQ, "R=%08x stream=%u terminated err=%d", wq->id, sub->sq.stream, error);
-	if (error < 0) {
-		nf_lock_take(&wq->sub_lock);
-		if (st->kind == NF_STREAM_OPTIONAL)
-			st->error = error;
-		else if (!wq->error)
-			wq->error = error;
-		nf_lock_drop(&wq->sub_lock);
-	}
+	if (error < 0)
+		fail_stream(wq, st, error);
 	if (atomic_fetch_sub(&wq->pending, 1) == 1)
 		finish_request(wq);
 }
@@ -206,6 +232,48 @@ void nf_subreq_terminated(struct nf_subreq *sq, int error)
 		nf_rreq_terminated(sq->rreq, error);
 	else
 		nf_wreq_sub_terminated(sq->wreq, sub, error);
+}
+
+/* --- the verdict ----------------------------------------------------------------------------- */
+
+static bool is_unreachable(int error)
+{
+	switch (error) {
+	case -NF_E_OFFLINE:
+	case -NF_E_TIMEOUT:
+	case -ENETUNREACH:
+	case -EHOSTUNREACH:
+	case -ECONNREFUSED:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* The table at nf_wreq_add_stream(): 0 if the request counts as stored, otherwise why not.  Every subrequest has
+ * ended. */
+static int verdict(struct nf_wreq *wq)
+{
+	int unreachable = 0;
+	bool standby = false;
+
+	for (unsigned s = 0; s < wq->nr_streams; s++) {
+		struct nf_wstream *st = &wq->streams[s];
+		nf_count(NF_C_WRITE_STREAM_FAILED, st->error != 0);
+		if (st->kind == NF_STREAM_STANDBY && !st->error)
+			standby = true;
+		if (st->kind != NF_STREAM_REQUIRED || !st->error)
+			continue;
+		if (!is_unreachable(st->error))
+			return st->error;
+		unreachable = st->error;
+	}
+	return standby ? 0 : unreachable;
+}
+
+int nf_wreq_stream_error(const struct nf_wreq *wq, unsigned stream)
+{
+	return stream < wq->nr_streams ? wq->streams[stream].error : -ENOENT;
 }
 
 /* --- the end ---------------------------------------------------------------------------------- */
@@ -276,6 +344,11 @@ void nf_wreq_redirty_locked(struct nf_wreq *wq)
 		nf_regions_remove(&p->flushing, rg);
 		nf_regions_redirty(&p->dirty, rg, &rg->group->dirty, &p->region_ops);
 	}
+	/* What was cut off or punched meanwhile is not dirty again. */
+	for (unsigned i = 0; i < wq->nr_blocks; i++) {
+		uint64_t start = wq->blocks[i].index * p->ic->block_bytes;
+		nf_folios_recheck_locked(p, start, start + p->ic->block_bytes, false);
+	}
 }
 
 void nf_wreq_failed_locked(struct nf_wreq *wq, int error)
@@ -284,6 +357,8 @@ void nf_wreq_failed_locked(struct nf_wreq *wq, int error)
 	uint64_t bb = p->ic->block_bytes;
 
 	nf_trace(REQ, "R=%08x failed err=%d", wq->id, error);
+	if (wq->copy)
+		return;
 	for (unsigned i = 0; i < wq->nr_blocks; i++)
 		nf_waiters_fail_locked(p, wq->group->number, wq->blocks[i].index * bb,
 				       (wq->blocks[i].index + 1) * bb, error);
@@ -311,32 +386,17 @@ static void complete_regions_locked(struct nf_wreq *wq)
 	p->failures = 0;
 }
 
-/* Whether a younger group has written over blocks of WQ, or is about to. */
-static bool overwritten_locked(const struct nf_wreq *wq)
-{
-	struct nf_ictx_priv *p = wq->p;
-	uint64_t bb = p->ic->block_bytes;
-
-	for (unsigned i = 0; i < wq->nr_blocks; i++) {
-		uint64_t start = wq->blocks[i].index * bb, end = start + bb;
-		const struct nf_region *rg = nf_regions_at(&p->dirty, start);
-		for (; rg && rg->start < end; rg = nf_regions_next(rg))
-			if (rg->group != wq->group)
-				return true;
-		nf_list_for_each(a, &p->active, struct nf_region, link)
-			if (a->group != wq->group && a->reserved_start < end &&
-			    start < a->reserved_end)
-				return true;
-	}
-	return false;
-}
-
 static void resend_work(struct nf_work *w)
 {
 	struct nf_wreq *wq = nf_container_of(w, struct nf_wreq, work);
 	int r = 0;
 
 	free_subs(wq);
+	for (unsigned s = 0; s < wq->nr_streams; s++) {
+		struct nf_wstream *st = &wq->streams[s];
+		st->stored = !st->error || st->kind == NF_STREAM_OPTIONAL;
+		st->error = st->stored ? st->error : 0;
+	}
 	if (!wq->prepared) {
 		drop_sealed(wq);
 		wq->nr_streams = 0;
@@ -368,7 +428,7 @@ static bool resend_locked(struct nf_wreq *wq)
 	wq->error = 0;
 	wq->phase = NF_WREQ_RESEND;
 	nf_timer_init(&wq->timer, resend_timer);
-	nf_timer_arm(wq->p->lib->timers, &wq->timer, RESEND_MS * NF_NS_PER_MS);
+	nf_timer_arm(wq->p->lib->timers, &wq->timer, RESEND_WAITS * wq->p->lib->retry_ns);
 	return true;
 }
 
@@ -379,6 +439,8 @@ static void finish_request(struct nf_wreq *wq)
 	struct nf_todo todo;
 
 	nf_todo_init(&todo);
+	if (!wq->error)
+		wq->error = wq->copy ? -ECANCELED : verdict(wq); /* a copy ends here, whatever became of it */
 	nf_ic_lock(p);
 	bool stored = !wq->cancelled && !wq->error;
 	/* Looking for younger writers and giving the regions back is one step. */

@@ -26,8 +26,8 @@ static void wreq_to_text(struct nf_text *t, const struct nf_wreq *wq)
 	uint64_t first = wq->nr_blocks ? wq->blocks[0].index : 0;
 	uint64_t last = wq->nr_blocks ? wq->blocks[wq->nr_blocks - 1].index + 1 : 0;
 
-	nf_textf(t, "%08x WB %-6s %5d %-16" PRIx64 " @%" PRIx64 "-%" PRIx64 " blocks=%u group=%" PRIu64
-		 "\n", wq->id, wreq_phases[wq->phase], wq->error, wq->p->ic->ino, first * bb, last * bb,
+	nf_textf(t, "%08x %s %-6s %5d %-16" PRIx64 " @%" PRIx64 "-%" PRIx64 " blocks=%u group=%" PRIu64
+		 "\n", wq->id, wq->copy ? "2C" : "WB", wreq_phases[wq->phase], wq->error, wq->p->ic->ino, first * bb, last * bb,
 		 wq->nr_blocks, wq->group_number);
 }
 
@@ -44,6 +44,8 @@ static void regions_of(struct nf_text *t, struct nf_ictx_priv *p)
 		nf_region_to_text(t, rg, ino, bb, cl ? cl->wreq->id : 0);
 	}
 	for (struct nf_region *rg = nf_regions_at(&p->dirty, 0); rg; rg = nf_regions_next(rg))
+		nf_region_to_text(t, rg, ino, bb, 0);
+	for (struct nf_region *rg = nf_regions_at(&p->copies, 0); rg; rg = nf_regions_next(rg))
 		nf_region_to_text(t, rg, ino, bb, 0);
 }
 

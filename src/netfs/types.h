@@ -19,6 +19,7 @@
 #include "foliofs/netfs.h"
 #include "pagecache/folio.h"
 #include "pagecache/group.h"
+#include "pagecache/queue.h"
 #include "pagecache/region.h"
 
 #include <stdatomic.h>
@@ -38,6 +39,7 @@ struct nf_netfs {
 	struct nf_pool *pool;       /* I  codec pool */
 	struct nf_timers *timers;   /* I */
 	uint64_t write_back_ns;     /* I */
+	uint64_t retry_ns;          /* I  first wait of an inode that could not be stored */
 	size_t read_ahead_bytes;    /* I */
 	size_t request_bytes;       /* I */
 	size_t chunk_bytes;         /* I  a write is copied in pieces of this size */
@@ -47,6 +49,7 @@ struct nf_netfs {
 	struct nf_list starving;    /* w  nf_ictx_priv.starving_link: wait for memory */
 	unsigned nr_dirty;          /* w */
 	bool ticking;               /* w  the timer is armed */
+	unsigned idle_ticks;        /* the tick's alone */
 	bool ending;                /* w */
 	struct nf_timer tick;
 	struct nf_timer starved;    /* looks again, should a wake-up have been missed */
@@ -87,6 +90,10 @@ struct nf_ictx_priv {
 	struct nf_regions flushing;   /* i  F */
 	struct nf_list pending;       /* i  P, FIFO */
 	struct nf_list active;        /* i  R and A */
+	struct nf_regions copies;     /* i  CACHE_COPY, D */
+	bool store_copies;            /* i */
+	bool is_listed;               /* i  on the library's list of dirty inodes */
+	struct nf_region_queue queue; /* i  all of both, by range */
 	struct nf_list groups;        /* i  oldest first; the last may be open */
 	uint64_t last_group;          /* i */
 	uint64_t seq;                 /* i  of writes */
@@ -254,7 +261,8 @@ struct nf_wstream {
 	const char *name;
 	enum nf_stream_kind kind;
 	unsigned max_blocks;
-	int error;
+	int error;                 /* sub_lock, until all have ended */
+	bool stored;               /* sent before, by a request that is sent again */
 	struct nf_list subs;
 };
 
@@ -262,7 +270,7 @@ struct nf_wreq {
 	struct nf_list link;       /* i  p->wreqs */
 	struct nf_list todo;
 	struct nf_ictx_priv *p;
-	struct nf_group *group;    /* i  NULL once discarded */
+	struct nf_group *group;    /* i  NULL once discarded, and for copies */
 	uint64_t group_number;
 	struct nf_work work;
 	struct nf_timer timer;
@@ -270,6 +278,7 @@ struct nf_wreq {
 	enum nf_wreq_phase phase;  /* i */
 	bool stale;                /* i  invalidated before it was issued */
 	bool cancelled;            /* i  discarded */
+	bool copy;                 /* I  of CACHE_COPY regions; no group */
 	bool inited;
 	bool prepared;             /* sealed, streams named */
 	struct nf_block *blocks;
@@ -330,6 +339,8 @@ static inline uint64_t nf_block_up(const struct nf_ictx_priv *p, uint64_t v)
 }
 
 /* --- lib.c */
+/* Folios are being filled: the tick has something to give back one day. */
+void nf_lib_memory_used(struct nf_netfs *lib);
 void nf_lib_dirty_changed(struct nf_ictx_priv *p, bool dirty);
 
 /* --- kick.c ------------------------------------------------------------------------------ */
@@ -366,10 +377,16 @@ void nf_plan_run(const struct nf_plan *plan, size_t from, size_t to);
 void nf_plan_deinit(struct nf_plan *plan);
 
 /* --- group.c ------------------------------------------------------------------------------ */
-/* The group that takes modifications now, made if need be. */
+/* The group that takes modifications now; NULL: the next one begins a new group. */
+struct nf_group *nf_group_open_locked(struct nf_ictx_priv *p);
+/* The same, made if need be. */
 struct nf_group *nf_group_current_locked(struct nf_ictx_priv *p);
 struct nf_group *nf_group_oldest_locked(struct nf_ictx_priv *p);
 uint64_t nf_group_close_locked(struct nf_ictx_priv *p);
+/* Something of G made the file SIZE bytes at least, or cut it to SIZE. What was admitted before its group was
+ * closed belongs to it, and tells the groups closed since. */
+void nf_group_reaches_locked(struct nf_ictx_priv *p, struct nf_group *g, uint64_t size);
+void nf_group_cuts_locked(struct nf_ictx_priv *p, struct nf_group *g, uint64_t size);
 void nf_drain_locked(struct nf_ictx_priv *p, struct nf_todo *todo);
 void nf_group_finish(struct nf_ictx_priv *p, struct nf_group *g);
 void nf_waiter_add_locked(struct nf_ictx_priv *p, struct nf_waiter *w);
@@ -446,8 +463,24 @@ void nf_wreq_failed_locked(struct nf_wreq *wq, int error);
 void nf_wreq_free(struct nf_wreq *wq);
 /* An error that every open descriptor is to hear of at its next fsync. */
 void nf_error_note_locked(struct nf_ictx_priv *p, int error);
+/* How long a subrequest waits that was told "later" for the ATTEMPT'th time. */
+static inline uint64_t nf_later_ns(const struct nf_netfs *lib, unsigned attempt)
+{
+	return lib->retry_ns / 20 << attempt;
+}
 /* The flush of an inode failed: waits longer each time before the next attempt. */
 void nf_back_off_locked(struct nf_ictx_priv *p);
+
+/* --- copy.c ------------------------------------------------------------------------------------ */
+/* B was read and is in memory. */
+void nf_copy_add_locked(struct nf_ictx_priv *p, const struct nf_block *b);
+/* The blocks of [start, end) are not to be copied any more. */
+void nf_copy_drop_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end, const char *why);
+bool nf_copy_has_locked(struct nf_ictx_priv *p, uint64_t index);
+/* Block INDEX has bytes, or zeros, that were changed here. */
+bool nf_copy_must_not_locked(struct nf_ictx_priv *p, uint64_t index);
+void nf_copy_taken_locked(struct nf_ictx_priv *p, uint64_t index);
+unsigned nf_copy_pick_locked(struct nf_ictx_priv *p, uint64_t *index, unsigned max);
 
 /* --- check.c ----------------------------------------------------------------------------------- */
 /* Asserts the invariants I1-I15 of the reference as far as they are about our structures. */

@@ -27,7 +27,7 @@ struct nf_writer *nf_writer_new(struct nf_io *io, enum nf_region_type type, enum
 			return NULL;
 		}
 	}
-	w->rg = nf_region_new(type, start, end);
+	w->rg = nf_region_new(type, NF_REGION_PENDING, NULL, start, end);
 	w->rg->writer = w;
 	w->op = op;
 	w->p = p;
@@ -55,6 +55,7 @@ void nf_writer_submit(struct nf_writer *w)
 	nf_ic_get(p); /* put when it finishes */
 	nf_ic_lock(p);
 	nf_list_add_tail(&p->pending, &w->rg->link);
+	nf_queue_add(&p->queue, w->rg);
 	nf_ic_unlock(p, w);
 }
 
@@ -180,30 +181,18 @@ static void copy_window(struct nf_writer *w)
 	}
 }
 
-static void grow_size_locked(struct nf_ictx_priv *p, struct nf_group *g, uint64_t end)
-{
-	/* A writer that was admitted before its group closed belongs to it. */
-	for (struct nf_list *l = &g->link; l != &p->groups; l = l->next) {
-		struct nf_group *later = nf_list_entry(l, struct nf_group, link);
-		if (later->closed)
-			later->size_bytes = NF_MAX(later->size_bytes, end);
-	}
-	if (end > nf_size(p))
-		nf_set_i_size_locked(p, end);
-}
-
 static void make_dirty_locked(struct nf_ictx_priv *p, struct nf_writer *w)
 {
-	struct nf_region *d = nf_region_new(w->rg->type, w->cursor, w->window_end);
+	struct nf_region *d = nf_region_new(w->rg->type, NF_REGION_ACTIVE, w->rg->group, w->cursor,
+					    w->window_end);
 
-	d->state = NF_REGION_ACTIVE;
-	d->group = w->rg->group;
 	d->seq = ++p->seq;
 	d->priv = w->rg->priv;
 	if (d->priv)
 		d->priv->refs++;
 	if (d->type == NF_REGION_DSYNC && nf_regions_at(&p->dirty, d->start))
 		nf_count(NF_C_REGION_SUPERSEDE, 1);
+	nf_copy_drop_locked(p, d->start, d->end, "superseded");
 	nf_regions_cut(&p->dirty, d->start, d->end, "superseded");
 	nf_region_move(d, NF_REGION_DIRTY, "commit");
 	nf_list_add_tail(&d->group->dirty, &d->link);
@@ -222,7 +211,9 @@ static void commit_locked(struct nf_ictx_priv *p, struct nf_writer *w)
 		g->appended = true;
 	if (w->io->flags & NF_IO_PAGE_GRANULAR)
 		g->page_granular = true;
-	grow_size_locked(p, g, w->window_end);
+	nf_group_reaches_locked(p, g, w->window_end);
+	if (w->window_end > nf_size(p))
+		nf_set_i_size_locked(p, w->window_end);
 	nf_count(NF_C_REGION_BYTES, w->window_end - w->cursor);
 	p->write_run = w->cursor == p->write_end ? p->write_run : 0;
 	p->write_run += w->window_end - w->cursor;
@@ -249,6 +240,7 @@ static void written_locked(struct nf_ictx_priv *p, struct nf_writer *w, bool *wa
 	struct nf_group *g = w->rg->group;
 
 	nf_list_del(&w->rg->link);
+	nf_queue_remove(&p->queue, w->rg);
 	g->nr_writers--;
 	nf_region_move(w->rg, NF_REGION_COMPLETE, "written");
 	*wait = !w->discarded && (flags & (NF_IO_DSYNC | NF_IO_DIRECT));
@@ -318,6 +310,7 @@ void nf_writer_finish(struct nf_writer *w)
 		io->error = w->discard_error;
 	else
 		io->done_bytes = w->cursor - w->rg->reserved_start;
+	NF_ASSERT(io->done_bytes <= io->len_bytes);
 	nf_ic_lock(p);
 	nf_region_free(w->rg);
 	nf_ic_unlock(p, NULL);

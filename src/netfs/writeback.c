@@ -10,12 +10,11 @@
 #include "netfs/types.h"
 
 #include "base/assert.h"
-#include "base/clock.h"
 #include "base/counter.h"
 #include "base/error.h"
 #include "base/trace.h"
 
-enum { BACK_OFF_FIRST_MS = 100, BACK_OFF_MAX_MS = 30000 };
+enum { BACK_OFF_MAX_WAITS = 300 }; /* of retry_ns */
 
 static struct nf_claim *claim_of(const struct nf_avl_node *n)
 {
@@ -209,6 +208,7 @@ static void claim_blocks_locked(struct nf_wreq *wq, const uint64_t *index, unsig
 /* False: no memory. */
 static bool start_request_locked(struct pick *k, struct nf_group *g, struct nf_todo *todo)
 {
+	/* Without G: of copies. */
 	struct nf_ictx_priv *p = k->p;
 	enum nf_charge charge;
 	unsigned nr = charge_locked(p, k->nr, &charge);
@@ -221,9 +221,11 @@ static bool start_request_locked(struct pick *k, struct nf_group *g, struct nf_t
 	qsort(k->index, k->nr, sizeof *k->index, cmp_index);
 	wq->charge = charge;
 	wq->charged_bytes = nr * 2 * (size_t)p->ic->block_bytes;
+	wq->copy = !g;
 	wq->group = g;
-	wq->group_number = g->number;
-	g->nr_requests++;
+	wq->group_number = g ? g->number : 0;
+	if (g)
+		g->nr_requests++;
 	nf_ic_get(p);
 	nf_list_add_tail(&p->wreqs, &wq->link);
 	p->nr_wreqs++;
@@ -284,11 +286,51 @@ static bool flush_ranges_locked(struct pick *k, struct nf_group *oldest, struct 
 	return true;
 }
 
+/* Only what is left over of the window: copies never hold up what must be stored. */
+static void flush_copies_locked(struct nf_ictx_priv *p, struct pick *k, struct nf_todo *todo)
+{
+	bool ok = true;
+
+	while (ok && p->nr_wreqs < NF_WREQS_PER_INODE / 2) {
+		k->nr = nf_copy_pick_locked(p, k->index, k->max);
+		if (k->nr == 0)
+			break;
+		ok = start_request_locked(k, NULL, todo);
+	}
+	if (!ok)
+		nf_copy_drop_locked(p, 0, UINT64_MAX, "no memory");
+	p->store_copies = p->copies.nr && p->nr_wreqs >= NF_WREQS_PER_INODE / 2;
+}
+
+static bool pick_init(struct pick *k, struct nf_ictx_priv *p)
+{
+	size_t max = p->lib->request_bytes / p->ic->block_bytes;
+
+	*k = (struct pick){ .p = p, .max = max ? (unsigned)max : 1, .end = UINT64_MAX };
+	k->index = calloc(k->max, sizeof *k->index);
+	return k->index;
+}
+
+static void store_copies_locked(struct nf_ictx_priv *p, struct nf_todo *todo)
+{
+	struct pick k;
+
+	if (pick_init(&k, p))
+		flush_copies_locked(p, &k, todo);
+	free(k.index);
+	nf_wreqs_gather_locked(p, todo);
+}
+
 void nf_flush_locked(struct nf_ictx_priv *p, struct nf_todo *todo)
 {
 	struct nf_group *g = nf_group_oldest_locked(p);
-	struct pick k = { .p = p, .end = UINT64_MAX };
+	struct pick k;
 
+	/* Not while a group waits to drain: it would wait for them. */
+	if (g && g->closed && p->pressure)
+		nf_copy_drop_locked(p, 0, UINT64_MAX, "memory");
+	else if (p->store_copies && !(g && g->closed) && p->nr_wreqs < NF_WREQS_PER_INODE / 2)
+		store_copies_locked(p, todo);
 	if (!g || p->backing_off || (p->dirty.nr == 0 && !g->closed) || p->draining)
 		return;
 	if (p->pressure && g->closed)
@@ -297,10 +339,7 @@ void nf_flush_locked(struct nf_ictx_priv *p, struct nf_todo *todo)
 	bool ranges = !nf_list_empty(&p->waiters) || !nf_list_empty(&p->pending);
 	if ((!whole && !ranges) || p->nr_wreqs >= NF_WREQS_PER_INODE || p->dirty.nr == 0)
 		return;
-	size_t max = p->lib->request_bytes / p->ic->block_bytes;
-	k.max = max ? (unsigned)max : 1;
-	k.index = calloc(k.max, sizeof *k.index);
-	bool ok = k.index && (!ranges || flush_ranges_locked(&k, g, todo));
+	bool ok = pick_init(&k, p) && (!ranges || flush_ranges_locked(&k, g, todo));
 	if (ok) {
 		k.start = 0;
 		k.end = UINT64_MAX;
@@ -317,11 +356,12 @@ void nf_flush_locked(struct nf_ictx_priv *p, struct nf_todo *todo)
 
 void nf_back_off_locked(struct nf_ictx_priv *p)
 {
-	uint64_t ms = BACK_OFF_FIRST_MS;
+	uint64_t waits = 1;
 
-	for (unsigned i = 0; i < p->failures && ms < BACK_OFF_MAX_MS; i++)
-		ms *= 2;
+	for (unsigned i = 0; i < p->failures && waits < BACK_OFF_MAX_WAITS; i++)
+		waits *= 2;
 	p->failures++;
 	p->backing_off = true;
-	nf_timer_arm(p->lib->timers, &p->backoff, NF_MIN(ms, (uint64_t)BACK_OFF_MAX_MS) * NF_NS_PER_MS);
+	waits = NF_MIN(waits, (uint64_t)BACK_OFF_MAX_WAITS);
+	nf_timer_arm(p->lib->timers, &p->backoff, waits * p->lib->retry_ns);
 }

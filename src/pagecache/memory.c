@@ -286,7 +286,7 @@ size_t nf_memory_reclaim(struct nf_memory *mem, size_t bytes)
 	return freed;
 }
 
-void nf_memory_trim(struct nf_memory *mem)
+bool nf_memory_trim(struct nf_memory *mem)
 {
 	nf_lock_take(&mem->lock);
 	bool idle = mem->gets == mem->trimmed_at;
@@ -302,6 +302,7 @@ void nf_memory_trim(struct nf_memory *mem)
 		}
 	}
 	nf_lock_drop(&mem->lock);
+	return idle;
 }
 
 size_t nf_memory_limit(const struct nf_memory *mem) { return mem->limit_bytes; }

@@ -55,8 +55,8 @@ void nf_memory_uncharge(struct nf_memory *mem, size_t bytes, enum nf_charge from
 /* Gives up clean folios until BYTES are free or none is left; what was freed. Takes mapping locks:
  * the caller holds none. */
 size_t nf_memory_reclaim(struct nf_memory *mem, size_t bytes);
-/* Returns free memory to the system if nothing was taken since the last call. */
-void nf_memory_trim(struct nf_memory *mem);
+/* Returns free memory to the system if nothing was taken since the last call; then true. */
+bool nf_memory_trim(struct nf_memory *mem);
 
 size_t nf_memory_limit(const struct nf_memory *mem);
 size_t nf_memory_reserve(const struct nf_memory *mem);

@@ -51,12 +51,14 @@ void *nf_record_alloc(size_t size)
 	return p;
 }
 
-struct nf_region *nf_region_new(enum nf_region_type type, uint64_t start, uint64_t end)
+struct nf_region *nf_region_new(enum nf_region_type type, enum nf_region_state state,
+				struct nf_group *group, uint64_t start, uint64_t end)
 {
 	struct nf_region *rg = nf_record_alloc(sizeof *rg);
 
 	rg->type = type;
-	rg->state = NF_REGION_PENDING;
+	rg->state = state;
+	rg->group = group;
 	rg->start = rg->reserved_start = start;
 	rg->end = rg->reserved_end = end;
 	rg->id = atomic_fetch_add(&last_id, 1) + 1;
@@ -106,13 +108,17 @@ static bool privs_agree(const struct nf_region_priv *old, const struct nf_region
 }
 
 bool nf_region_must_pend(const struct nf_region *old, const struct nf_region *now,
-			 uint64_t block_bytes, const struct nf_region_ops *ops)
+			 const struct nf_group *group, uint64_t block_bytes,
+			 const struct nf_region_ops *ops)
 {
 	if (overlap(old->reserved_start, old->reserved_end, now->reserved_start, now->reserved_end))
 		return true;
 	if (!overlap(down(old->reserved_start, block_bytes), up(old->reserved_end, block_bytes),
 		     down(now->reserved_start, block_bytes), up(now->reserved_end, block_bytes)))
 		return false;
+	/* Running, in a group that was closed since: its block is to be stored without NOW's bytes. */
+	if (old->group && old->group != group)
+		return true;
 	return nf_region_is_exclusive(old) || nf_region_is_exclusive(now) ||
 	       !privs_agree(old->priv, now->priv, ops);
 }
@@ -205,10 +211,8 @@ static void resize(struct nf_regions *rs, struct nf_region *rg, uint64_t start, 
 
 static struct nf_region *piece_of(const struct nf_region *rg, uint64_t start, uint64_t end)
 {
-	struct nf_region *piece = nf_region_new(rg->type, start, end);
+	struct nf_region *piece = nf_region_new(rg->type, rg->state, rg->group, start, end);
 
-	piece->state = rg->state;
-	piece->group = rg->group;
 	piece->seq = rg->seq;
 	piece->since_ns = rg->since_ns;
 	piece->priv = rg->priv;
@@ -345,8 +349,8 @@ void nf_regions_check(const struct nf_regions *rs, enum nf_region_state state)
 		NF_ASSERT(rg->start >= end);
 		NF_ASSERT(rg->reserved_start <= rg->start);
 		NF_ASSERT(rg->reserved_end >= rg->end);
-		NF_ASSERT(!nf_list_empty(&rg->link));
-		NF_ASSERT(rg->group);
+		NF_ASSERT(nf_list_empty(&rg->link) == (rg->type == NF_REGION_CACHE_COPY));
+		NF_ASSERT(!rg->group == (rg->type == NF_REGION_CACHE_COPY));
 		end = rg->end;
 		bytes += weight(rg);
 		nr++;

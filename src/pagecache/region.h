@@ -29,7 +29,8 @@ struct nf_group;
 	X(DSYNC, "DSYN")                                                                           \
 	X(DIRECT, "DIOW")                                                                          \
 	X(TRUNCATE, "TRNC")                                                                        \
-	X(FALLOCATE, "FALL")
+	X(FALLOCATE, "FALL")                                                                       \
+	X(CACHE_COPY, "C2C ")
 
 enum nf_region_type {
 #define X(id, name) NF_REGION_##id,
@@ -58,8 +59,10 @@ struct nf_region_priv {
 };
 
 struct nf_region {
-	struct nf_avl_node node;   /* dirty or flushing tree, by start */
+	struct nf_avl_node node;   /* P, R, A: the queue of writers; D, F: dirty or flushing tree */
 	struct nf_list link;       /* P, R, A: the inode's list; D: its group's; F: its request's */
+	uint64_t greatest_end;     /* P, R, A: the queue's */
+	uint64_t arrival;          /* P, R, A: place in line, from 1 */
 	struct nf_group *group;    /* from R on; NULL before */
 	uint64_t start;            /* dirty range */
 	uint64_t end;
@@ -90,7 +93,10 @@ struct nf_region_ops {
  * data was already accepted and there is no way back. */
 void *nf_record_alloc(size_t size);
 
-struct nf_region *nf_region_new(enum nf_region_type type, uint64_t start, uint64_t end);
+/* STATE is PENDING for a writer; ACTIVE for what a writer has written, FLUSHING for what is to become dirty
+ * under what was written since. */
+struct nf_region *nf_region_new(enum nf_region_type type, enum nf_region_state state,
+				struct nf_group *group, uint64_t start, uint64_t end);
 void nf_region_free(struct nf_region *rg);
 /* Asserts that the state table allows it. */
 void nf_region_move(struct nf_region *rg, enum nf_region_state to, const char *why);
@@ -109,9 +115,11 @@ static inline bool nf_region_is_exclusive(const struct nf_region *rg)
 
 enum nf_verdict { NF_COMPATIBLE, NF_SUPERSEDE, NF_INCOMPATIBLE };
 
-/* Two writers, OLD earlier in the queue or already running: true if NOW must wait. */
+/* Two writers, OLD earlier in the queue or already running: true if NOW, which would be of GROUP (NULL: a new
+ * one), must wait. */
 bool nf_region_must_pend(const struct nf_region *old, const struct nf_region *now,
-			 uint64_t block_bytes, const struct nf_region_ops *ops);
+			 const struct nf_group *group, uint64_t block_bytes,
+			 const struct nf_region_ops *ops);
 /* A writer NOW of GROUP over a region OLD in the dirty tree, the bounds of which meet. */
 enum nf_verdict nf_region_verdict(const struct nf_region *old, const struct nf_region *now,
 				  const struct nf_group *group, const struct nf_region_ops *ops);

@@ -3,7 +3,12 @@
  * Blocks are sealed by a toy cipher with a length of their own.  Calls end inline, or later on
  * a worker thread in random order, or fail, as `toy.p_*` (per mille) say.  What
  * write_stored() and group_stored() say is kept twice: `now` is what a read finds, `kept` is what
- * a crash would leave (whole groups only). */
+ * a crash would leave (whole groups only).
+ *
+ * With several destinations, each keeps what it was sent in `at`:
+ *   TOY_ONE      none, the library's default stream
+ *   TOY_MIRRORED server and mirror, both required, and a cache
+ *   TOY_STANDBY  server, a local stand-in, and a cache */
 #ifndef NF_TESTS_TOYFS_H
 #define NF_TESTS_TOYFS_H
 
@@ -19,6 +24,8 @@
 #include <string.h>
 
 enum { TOY_BLOCKS = 1024, TOY_QUEUE = 4096 };
+enum toy_mode { TOY_ONE, TOY_MIRRORED, TOY_STANDBY };
+enum { TOY_SERVER, TOY_SECOND, TOY_CACHE, TOY_STREAMS };
 
 struct toy_block {
 	uint8_t *sealed; /* NULL: hole */
@@ -48,6 +55,17 @@ struct toy {
 	atomic_uint p_error;       /* ... that end with -EIO */
 	atomic_int fail_writes;        /* every write fails with this */
 	atomic_int fail_reads;
+	enum toy_mode mode;
+	atomic_int fail_stream[TOY_STREAMS];
+	atomic_uint p_stream_error; /* ... of stream calls that fail, each in one of several ways */
+	struct toy_image at[TOY_STREAMS];
+	bool copies;                /* what is read and not in the cache is to be copied there */
+	bool changed_by_others;
+	unsigned nr_copied;         /* blocks */
+	bool unsent[TOY_BLOCKS];    /* only the stand-in has it */
+	atomic_uint nr_stream[TOY_STREAMS]; /* calls */
+	unsigned fail_nth_write;    /* the call to the server that fails with -ENOSPC, from 1 */
+	unsigned most_blocks;       /* of one call to the server, if not 0 */
 	struct toy_image now;
 	struct toy_image staged;/* blocks stored for the group that has not drained */
 	bool is_staged[TOY_BLOCKS];
@@ -141,6 +159,42 @@ static void toy_fill_read(struct toy *t, struct nf_subreq *sq)
 		b->sealed_len = from->len;
 		b->plain_len = from->plain_len;
 		b->owned = true;
+		b->copy_to_cache = t->copies && !t->at[TOY_CACHE].blocks[b->index].sealed;
+	}
+}
+
+static inline bool toy_same(const struct toy_block *a, const struct nf_block *b)
+{
+	return a->sealed && a->len == b->sealed_len && memcmp(a->sealed, b->sealed, a->len) == 0;
+}
+
+static int toy_stream_error(struct toy *t, unsigned stream)
+{
+	static const int how[] = { -EIO, -ENOSPC, -EACCES, -NF_E_OFFLINE, -NF_E_OFFLINE, -EAGAIN };
+
+	if (stream == TOY_SERVER && t->fail_nth_write && t->nr_stream[stream] == t->fail_nth_write)
+		return -ENOSPC;
+	if (t->fail_stream[stream])
+		return t->fail_stream[stream];
+	return toy_chance(t, t->p_stream_error) ? how[nf_prng_below(&t->prng, 6)] : 0;
+}
+
+/* Lock held: the destination has taken it. */
+static void toy_stream_take(struct toy *t, struct nf_subreq *sq)
+{
+	for (unsigned i = 0; i < sq->nr_blocks; i++) {
+		const struct nf_block *b = &sq->blocks[i];
+		struct toy_block tb = { b->sealed, b->sealed_len, b->plain_len };
+		if (nf_wreq_is_copy(sq->wreq)) {
+			/* Of another version by now: a filesystem knows by the version it was read from. */
+			bool same = toy_same(&t->now.blocks[b->index], b);
+			assert(sq->stream == TOY_CACHE);
+			assert(same || t->changed_by_others);
+			if (!same)
+				continue;
+			t->nr_copied++;
+		}
+		toy_block_set(&t->at[sq->stream].blocks[b->index], &tb);
 	}
 }
 
@@ -159,6 +213,10 @@ static void toy_end(struct toy *t, struct nf_subreq *sq)
 		r = t->fail_writes;
 	if (sq->dir == NF_SUBREQ_READ && r == 0)
 		toy_fill_read(t, sq);
+	if (sq->dir == NF_SUBREQ_WRITE && r == 0 && t->mode)
+		r = toy_stream_error(t, sq->stream);
+	if (sq->dir == NF_SUBREQ_WRITE && r == 0 && t->mode)
+		toy_stream_take(t, sq);
 	pthread_mutex_unlock(&t->lock);
 	nf_subreq_terminated(sq, r);
 }
@@ -192,6 +250,8 @@ static void toy_issue(struct nf_subreq *sq)
 		t->nr_reads++;
 	else
 		t->nr_writes++;
+	if (sq->dir == NF_SUBREQ_WRITE)
+		t->nr_stream[sq->stream]++;
 	if (t->held || toy_chance(t, t->p_later)) {
 		/* What is read may be of now or of when it ends. */
 		if (sq->dir == NF_SUBREQ_READ && toy_chance(t, 500))
@@ -205,6 +265,36 @@ static void toy_issue(struct nf_subreq *sq)
 	toy_end(t, sq);
 }
 
+static int toy_add_streams(struct nf_wreq *wq)
+{
+	struct toy *t = toy_of(nf_wreq_ictx(wq));
+	int r = nf_wreq_add_stream(wq, "server", NF_STREAM_REQUIRED, t->most_blocks);
+
+	if (t->mode == TOY_ONE)
+		return r;
+	if (r == 0)
+		r = nf_wreq_add_stream(wq, "second", t->mode == TOY_MIRRORED ? NF_STREAM_REQUIRED
+									      : NF_STREAM_STANDBY, 2);
+	if (r == 0)
+		r = nf_wreq_add_stream(wq, "cache", NF_STREAM_OPTIONAL, 3);
+	return r;
+}
+
+/* Lock held: what each destination must have now. */
+static void toy_stored_at(struct toy *t, struct nf_wreq *wq, const struct nf_block *b)
+{
+	for (unsigned s = 0; s < TOY_STREAMS; s++) {
+		int error = nf_wreq_stream_error(wq, s);
+		assert(error || toy_same(&t->at[s].blocks[b->index], b));
+		assert(!error || s == TOY_CACHE || t->mode == TOY_STANDBY);
+		if (error && s == TOY_CACHE)
+			toy_block_clear(&t->at[s].blocks[b->index]);
+		if (s == TOY_SERVER)
+			t->unsent[b->index] = error;
+		assert(!(error && s == TOY_SECOND && t->unsent[b->index]));
+	}
+}
+
 static void toy_write_stored(struct nf_wreq *wq)
 {
 	struct toy *t = toy_of(nf_wreq_ictx(wq));
@@ -216,6 +306,9 @@ static void toy_write_stored(struct nf_wreq *wq)
 	for (unsigned i = 0; i < nr; i++) {
 		assert(b[i].index < TOY_BLOCKS);
 		struct toy_block tb = { b[i].sealed, b[i].sealed_len, b[i].plain_len };
+		assert(b[i].plain_len && b[i].plain_len <= t->ic.block_bytes);
+		if (t->mode)
+			toy_stored_at(t, wq, &b[i]);
 		toy_block_set(&t->now.blocks[b[i].index], &tb);
 		toy_block_set(&t->staged.blocks[b[i].index], &tb);
 		t->is_staged[b[i].index] = true;
@@ -228,8 +321,7 @@ static void toy_punch(struct toy_image *im, uint64_t bb, const struct nf_range *
 	for (uint64_t i = (r->start + bb - 1) / bb; (i + 1) * bb <= r->end && i < TOY_BLOCKS; i++)
 		toy_block_clear(&im->blocks[i]);
 	/* The last block counts as whole when the range reaches the end of the file. */
-	if (r->end >= im->size && r->start % bb == 0 && r->start / bb < TOY_BLOCKS &&
-	    r->end > r->start && r->end / bb < TOY_BLOCKS && r->end % bb)
+	if (r->end >= im->size && r->end / bb * bb >= r->start && r->end / bb < TOY_BLOCKS && r->end % bb)
 		toy_block_clear(&im->blocks[r->end / bb]);
 }
 
@@ -272,6 +364,8 @@ static void toy_group_stored(struct nf_ictx *ic, const struct nf_group_info *g)
 	}
 	toy_apply_group(&t->now, ic->block_bytes, g);
 	toy_apply_group(&t->kept, ic->block_bytes, g);
+	for (unsigned s = 0; s < TOY_STREAMS; s++)
+		toy_apply_group(&t->at[s], ic->block_bytes, g);
 	if (t->on_group)
 		t->on_group(t, g);
 	pthread_mutex_unlock(&t->lock);
@@ -321,6 +415,21 @@ static inline uint8_t *toy_image_bytes(const struct toy_image *im, uint64_t bb)
 	return out;
 }
 
+/* Others made it SIZE bytes long: what is behind is gone, in the last block too. */
+static inline void toy_cut_to(struct toy_image *im, uint64_t bb, uint64_t size)
+{
+	for (uint64_t i = size / bb; i < TOY_BLOCKS; i++) {
+		struct toy_block *b = &im->blocks[i];
+		if (i * bb >= size)
+			toy_block_clear(b);
+		if (!b->sealed || i * bb + b->plain_len <= size)
+			continue;
+		b->plain_len = (uint32_t)(size - i * bb);
+		b->len = b->plain_len + 8 + (uint32_t)(i % 7);
+	}
+	im->size = size;
+}
+
 static const struct nf_netfs_ops toy_ops = {
 	.name = "toy",
 	.init_rreq = toy_init_rreq,
@@ -330,6 +439,7 @@ static const struct nf_netfs_ops toy_ops = {
 	.issue_read = toy_issue,
 	.decrypt_block = toy_decrypt,
 	.encrypt_block = toy_encrypt,
+	.add_write_streams = toy_add_streams,
 	.issue_write = toy_issue,
 	.write_stored = toy_write_stored,
 	.group_stored = toy_group_stored,
@@ -385,7 +495,7 @@ static inline struct toy *toy_new(size_t memory_bytes, uint32_t block_bytes, uin
 {
 	struct toy *t = calloc(1, sizeof *t);
 	struct nf_netfs_options o = { .memory_bytes = memory_bytes, .codec_threads = 2,
-				       .write_back_ms = 3600 * 1000 };
+				       .write_back_ms = 3600 * 1000, .retry_ms = 5 };
 
 	nf_prng_seed(&t->prng, seed);
 	pthread_mutex_init(&t->lock, NULL);
@@ -424,6 +534,29 @@ static inline int toy_fsync(struct toy *t)
 	return toy_wait_end(&w);
 }
 
+/* With everything stored and nothing under way: what the destinations have. */
+static inline void toy_check_streams(struct toy *t)
+{
+	pthread_mutex_lock(&t->lock);
+	for (unsigned i = 0; i < TOY_BLOCKS && t->mode; i++) {
+		const struct toy_block *now = &t->now.blocks[i];
+		for (unsigned s = 0; s < TOY_STREAMS; s++) {
+			const struct toy_block *b = &t->at[s].blocks[i];
+			if (s == TOY_SERVER && t->unsent[i])
+				continue;
+			if (s == TOY_SECOND && t->mode == TOY_STANDBY && !t->unsent[i])
+				continue;
+			if (s == TOY_CACHE && !b->sealed)
+				continue;
+			assert(!b->sealed == !now->sealed);
+			if (!b->sealed)
+				continue;
+			assert(b->len == now->len && memcmp(b->sealed, now->sealed, b->len) == 0);
+		}
+	}
+	pthread_mutex_unlock(&t->lock);
+}
+
 static inline void toy_free(struct toy *t)
 {
 	nf_ictx_deinit(&t->ic, toy_gone);
@@ -440,6 +573,8 @@ static inline void toy_free(struct toy *t)
 		toy_block_clear(&t->now.blocks[i]);
 		toy_block_clear(&t->staged.blocks[i]);
 		toy_block_clear(&t->kept.blocks[i]);
+		for (unsigned s = 0; s < TOY_STREAMS; s++)
+			toy_block_clear(&t->at[s].blocks[i]);
 	}
 	pthread_mutex_destroy(&t->lock);
 	pthread_cond_destroy(&t->cond);
@@ -513,13 +648,43 @@ static inline int toy_fallocate(struct toy *t, int mode, uint64_t pos, uint64_t 
 	return toy_wait_end(&w);
 }
 
-/* As if others had changed the range, to what it was. */
+/* As if others had changed the range, to what it was.  The lock keeps groups from being applied meanwhile: the
+ * library is told of a version that is the present one. */
 static inline void toy_invalidate(struct toy *t, uint64_t start, uint64_t end)
 {
 	pthread_mutex_lock(&t->lock);
-	uint64_t size = t->now.size;
+	nf_invalidate(&t->ic, start, end, t->now.size, t->now.size);
 	pthread_mutex_unlock(&t->lock);
-	nf_invalidate(&t->ic, start, end, size, size);
+}
+
+/* Others have given the file blocks [start, end), all V, and a size. */
+static inline void toy_remote_change(struct toy *t, uint64_t start, uint64_t end, uint64_t size, uint8_t v)
+{
+	uint64_t bb = t->ic.block_bytes, from = start;
+	struct toy_image *all[2 + TOY_STREAMS] = { &t->now, &t->kept };
+
+	pthread_mutex_lock(&t->lock);
+	t->changed_by_others = true;
+	from = from < size ? from : size;
+	from = from < t->now.size ? from : t->now.size;
+	for (unsigned k = 0; k < 2 + TOY_STREAMS; k++) {
+		struct toy_image *im = k < 2 ? all[k] : &t->at[k - 2];
+		for (uint64_t i = start / bb; i * bb < end; i++) {
+			struct nf_block b = { .index = i, .plain_len = (uint32_t)bb };
+			if (size - i * bb < bb)
+				b.plain_len = (uint32_t)(size - i * bb);
+			b.plain = malloc(bb);
+			memset(b.plain, v, bb);
+			(void)toy_encrypt(NULL, &b);
+			free(b.plain);
+			toy_block_set(&im->blocks[i], &(struct toy_block){ b.sealed, b.sealed_len, b.plain_len });
+			free(b.sealed);
+			t->unsent[i] = false;
+		}
+		toy_cut_to(im, bb, size);
+	}
+	nf_invalidate(&t->ic, from, UINT64_C(1) << 40, size, size);
+	pthread_mutex_unlock(&t->lock);
 }
 
 /* Drops what is clean. */

@@ -2,17 +2,20 @@
  *
  * One thread: after each call memory, and after each fsync also what is stored, equals the array;
  * what a crash would leave equals the array as it was when the last drained group was closed.
+ * Several threads: each sees its own bytes, and in the end all of them are stored; see below.
+ *
  * FOLIOFS_MODEL_OPS sets the number of calls, FOLIOFS_MODEL_SEED replays one run. */
 #include "suite.h"
 #include "toyfs.h"
 
 #include "base/mem.h"
+#include "base/trace.h"
 #include "netfs/types.h"
 
 #include <linux/falloc.h>
 #include <unistd.h>
 
-enum { FILE_MAX_BYTES = 400 << 10, SNAPS = 256 };
+enum { FILE_MAX_BYTES = 400 << 10, SNAPS = 256, LOG_LINES = 40 };
 
 struct snap {
 	uint64_t group;
@@ -30,13 +33,23 @@ struct model {
 	unsigned step;
 	bool errors;
 	uint8_t *buf;
+	char log[LOG_LINES][80]; /* of the last calls, for whoever has to find out */
 };
 
 static uint64_t below(struct model *m, uint64_t bound) { return nf_prng_below(&m->prng, bound); }
 
+static void note(struct model *m, const char *what, uint64_t pos, uint64_t len, unsigned flags)
+{
+	snprintf(m->log[m->step % LOG_LINES], sizeof m->log[0], "%u %s %llx+%llx flags %x", m->step, what,
+		 (unsigned long long)pos, (unsigned long long)len, flags);
+}
+
 static void bad(struct model *m, const char *what, uint64_t at)
 {
 	char *text = NULL;
+
+	for (unsigned i = m->step >= LOG_LINES ? m->step - LOG_LINES + 1 : 0; i <= m->step; i++)
+		fprintf(stderr, "%s\n", m->log[i % LOG_LINES]);
 
 	if (nf_netfs_regions_text(m->t->lib, &text) == 0)
 		fprintf(stderr, "%s", text);
@@ -51,8 +64,10 @@ static void compare(struct model *m, const char *what, const uint8_t *got, const
 		    uint64_t len, uint64_t pos)
 {
 	for (uint64_t i = 0; i < len; i++)
-		if (got[i] != want[i])
+		if (got[i] != want[i]) {
+			fprintf(stderr, "%x, not %x\n", got[i], want[i]);
 			bad(m, what, pos + i);
+		}
 }
 
 /* Called by the filesystem, with its lock: what is kept must be the state at that close. */
@@ -147,6 +162,7 @@ static void do_write(struct model *m)
 		memset(m->bytes + m->size, 0, pos - m->size);
 	memcpy(m->bytes + pos, m->buf, len);
 	m->size = NF_MAX(m->size, pos + len);
+	note(m, "write", pos, len, flags);
 	if (flags & NF_IO_DSYNC)
 		take_snap(m);
 	int r = toy_write_flags(m->t, flags & NF_IO_APPEND ? 0 : pos, m->buf, len, flags);
@@ -165,6 +181,7 @@ static void do_truncate(struct model *m)
 	if (size > m->size)
 		memset(m->bytes + m->size, 0, size - m->size);
 	m->size = size;
+	note(m, "truncate", size, 0, 0);
 	if (toy_truncate(m->t, size) < 0)
 		bad(m, "truncate failed", size);
 }
@@ -190,6 +207,7 @@ static void do_zero(struct model *m)
 		memset(m->bytes + m->size, 0, end - m->size);
 		m->size = end;
 	}
+	note(m, "fallocate", pos, len, (unsigned)mode);
 	if (toy_fallocate(m->t, mode, pos, len) < 0)
 		bad(m, "fallocate failed", pos);
 }
@@ -209,6 +227,7 @@ static void do_fsync(struct model *m)
 {
 	int r;
 
+	note(m, "fsync", 0, 0, 0);
 	take_snap(m);
 	while ((r = toy_fsync(m->t)) < 0)
 		if (!m->errors)
@@ -223,6 +242,7 @@ static void do_writeback_range(struct model *m)
 	toy_wait_init(&w, m->t);
 	w.io.pos_bytes = below(m, FILE_MAX_BYTES);
 	w.io.len_bytes = below(m, 50000);
+	note(m, "write-back", w.io.pos_bytes, w.io.len_bytes, 0);
 	nf_writeback_range(&w.io);
 	if (toy_wait_end(&w) < 0 && !m->errors)
 		bad(m, "write-back failed", 0);
@@ -230,23 +250,48 @@ static void do_writeback_range(struct model *m)
 
 static void do_close_group(struct model *m)
 {
+	note(m, "close group", 0, 0, 0);
 	take_snap(m);
 	(void)nf_group_close(&m->t->ic);
 }
 
 static void do_drop(struct model *m)
 {
-	struct nf_ictx_priv *p = m->t->ic.priv;
-	uint64_t start = below(m, FILE_MAX_BYTES), end = start + below(m, 100000);
+	uint64_t start = below(m, FILE_MAX_BYTES);
 
-	/* A filesystem knows which version it is told of.  Here the size stored could change on the way:
-	 * not while a group is about to drain. */
-	nf_lock_take(&p->lock);
-	struct nf_group *g = nf_group_oldest_locked(p);
-	bool may_drain = g && g->closed;
-	nf_lock_drop(&p->lock);
-	if (!may_drain)
-		toy_invalidate(m->t, start, end);
+	note(m, "invalidate", start, 0, 0);
+	toy_invalidate(m->t, start, start + below(m, 100000));
+}
+
+/* Others changed the file: some blocks, and perhaps the size.  Only while nothing here is dirty: the toy
+ * filesystem does not merge. */
+static void do_remote_change(struct model *m)
+{
+	uint64_t bb = m->t->ic.block_bytes;
+	uint64_t start = below(m, FILE_MAX_BYTES) / bb * bb, end = start + bb * (1 + below(m, 4));
+	uint64_t size = below(m, 3) ? m->size : below(m, FILE_MAX_BYTES);
+
+	if (nf_is_dirty(&m->t->ic))
+		return;
+	note(m, "remote change", start, end - start, (unsigned)size);
+	if (size > m->size)
+		memset(m->bytes + m->size, 0, size - m->size);
+	m->size = size;
+	end = NF_MIN(end, (size + bb - 1) / bb * bb);
+	for (uint64_t i = start; i < NF_MIN(end, size); i++)
+		m->bytes[i] = (uint8_t)(m->seed + m->step);
+	toy_remote_change(m->t, start, end, size, (uint8_t)(m->seed + m->step));
+}
+
+/* Memory is wanted elsewhere, or the tick comes. */
+static void do_evict(struct model *m)
+{
+	if (below(m, 2)) {
+		atomic_store(&m->t->ic.priv->aged, true);
+		nf_kick_later(m->t->ic.priv);
+		return;
+	}
+	(void)nf_memory_reclaim(m->t->lib->mem, below(m, 2) ? SIZE_MAX : below(m, 1 << 18));
 }
 
 static void do_peek(struct model *m)
@@ -263,6 +308,7 @@ static void step(struct model *m)
 {
 	unsigned op = (unsigned)below(m, 100);
 
+	note(m, "-", op, 0, 0);
 	if (op < 40)
 		do_write(m);
 	else if (op < 70)
@@ -275,10 +321,14 @@ static void step(struct model *m)
 		do_fsync(m);
 	else if (op < 89)
 		do_close_group(m);
-	else if (op < 92)
+	else if (op < 91)
 		do_drop(m);
-	else if (op < 95)
+	else if (op < 92)
+		do_remote_change(m);
+	else if (op < 94)
 		do_writeback_range(m);
+	else if (op < 96)
+		do_evict(m);
 	else if (op < 98)
 		do_peek(m);
 	else
@@ -306,6 +356,9 @@ struct kind {
 	uint32_t block_bytes;
 	size_t memory_bytes;
 	unsigned p_later, p_again, p_error;
+	enum toy_mode mode;
+	unsigned p_stream_error;
+	bool copies;
 };
 
 static void run(const struct kind *k, uint64_t seed, unsigned steps)
@@ -316,7 +369,10 @@ static void run(const struct kind *k, uint64_t seed, unsigned steps)
 	m.t->p_later = k->p_later;
 	m.t->p_again = k->p_again;
 	m.t->p_error = k->p_error;
-	m.errors = k->p_error || k->p_again;
+	m.t->mode = k->mode;
+	m.t->copies = k->copies;
+	m.t->p_stream_error = k->p_stream_error;
+	m.errors = k->p_error || k->p_again || k->p_stream_error;
 	m.t->on_group = check_kept;
 	watching = &m;
 	nf_prng_seed(&m.prng, seed * 3 + 1);
@@ -325,6 +381,7 @@ static void run(const struct kind *k, uint64_t seed, unsigned steps)
 	for (m.step = 0; m.step < steps; m.step++)
 		step(&m);
 	do_fsync(&m);
+	toy_check_streams(m.t);
 	toy_drop_cache(m.t);
 	read_all(&m);
 	toy_free(m.t);
@@ -366,71 +423,184 @@ static void run_kind(const struct kind *k, unsigned share)
 START_TEST(one_thread_sees_what_an_array_would_hold)
 {
 	static const struct kind kinds[] = {
-		{ 4096, 8 << 20, 0, 0, 0 },    { 4096, 1 << 20, 500, 0, 0 },
-		{ 16384, 8 << 20, 500, 0, 0 }, { 16384, 1 << 20, 300, 30, 0 },
-		{ 65536, 8 << 20, 300, 0, 0 }, { 65536, 2 << 20, 500, 30, 30 },
-		{ 16384, 1 << 20, 500, 20, 50 },
+		{ .block_bytes = 4096, .memory_bytes = 8 << 20 },
+		{ .block_bytes = 4096, .memory_bytes = 1 << 20, .p_later = 500 },
+		{ .block_bytes = 16384, .memory_bytes = 8 << 20, .p_later = 500 },
+		{ .block_bytes = 16384, .memory_bytes = 1 << 20, .p_later = 300, .p_again = 30 },
+		{ .block_bytes = 65536, .memory_bytes = 8 << 20, .p_later = 300 },
+		{ .block_bytes = 65536, .memory_bytes = 2 << 20, .p_later = 500, .p_again = 30, .p_error = 30 },
+		{ .block_bytes = 16384, .memory_bytes = 1 << 20, .p_later = 500, .p_again = 20, .p_error = 50 },
+		{ .block_bytes = 16384, .memory_bytes = 2 << 20, .p_later = 300, .mode = TOY_MIRRORED,
+		  .p_stream_error = 60 },
+		{ .block_bytes = 4096, .memory_bytes = 1 << 20, .p_later = 300, .mode = TOY_STANDBY,
+		  .p_stream_error = 60, .copies = true },
+		{ .block_bytes = 16384, .memory_bytes = 2 << 20, .p_later = 300, .mode = TOY_MIRRORED,
+		  .copies = true },
 	};
 
-	run_kind(&kinds[_i], 7);
+	run_kind(&kinds[_i], 2 * NF_ARRAY_LEN(kinds));
 }
 END_TEST
 
 /* --- several threads ------------------------------------------------------------------------ */
 
-enum { THREADS = 3, STRIPE_BYTES = 1500, OWN_BYTES = 120 << 10, SHARED_BYTES = 20000 };
+/* Threads write, zero and read stripes of their own, side by side in pages and blocks; all of them write one shared
+ * range; one more has the end of the file for itself, to append to, cut and grow; one disturbs them all.
+ *
+ *   |0000|1111|2222|0000|1111| ... |2222| shared | tail ... */
+enum {
+	THREADS = 3,
+	STRIPE_BYTES = 1500,
+	OWN_BYTES = 120 << 10,
+	SHARED_BYTES = 20000,
+	TAIL_START = OWN_BYTES + SHARED_BYTES,
+	TAIL_BYTES = 100000,
+};
 
 struct party {
 	struct toy *t;
 	unsigned me;
 	unsigned steps;
 	uint64_t seed;
-	uint8_t *own; /* of OWN_BYTES, only its own stripes count */
+	uint8_t *bytes;   /* of the whole file; of each part its owner's alone */
+	uint64_t size;    /* the tail thread's */
+	bool errors;
 	atomic_bool *stop;
+	struct nf_prng prng;
 };
 
-/* A range within one stripe of this thread: neighbours in pages and blocks are others'. */
-static uint64_t pick_stripe(struct nf_prng *g, unsigned me, size_t *len)
-{
-	uint64_t stripes = OWN_BYTES / STRIPE_BYTES / THREADS;
-	uint64_t start = (nf_prng_below(g, stripes) * THREADS + me) * STRIPE_BYTES;
-	uint64_t off = nf_prng_below(g, STRIPE_BYTES);
+static uint64_t chance(struct party *y, uint64_t bound) { return nf_prng_below(&y->prng, bound); }
 
-	*len = 1 + (size_t)nf_prng_below(g, STRIPE_BYTES - off);
-	return start + off;
+static void party_bad(struct party *y, unsigned step, const char *what, uint64_t at)
+{
+	struct nf_text text = NF_TEXT_INIT;
+	uint64_t since = 0;
+	nf_trace_read(&text, &since); /* of the last events, if NF_TRACE says which */
+	fprintf(stderr, "%sseed %llu block %u thread %u step %u: %s at %llx\n", text.s ? text.s : "", (unsigned long long)y->seed,
+		y->t->ic.block_bytes, y->me, step, what, (unsigned long long)at);
+	abort();
+}
+
+static unsigned some_flags(struct party *y)
+{
+	static const unsigned flags[] = { 0, 0, 0, 0, 0, NF_IO_PAGE_GRANULAR, NF_IO_DSYNC, NF_IO_DIRECT,
+					  NF_IO_DIRECT | NF_IO_DSYNC };
+
+	return flags[chance(y, NF_ARRAY_LEN(flags))];
+}
+
+static void party_write(struct party *y, unsigned step, uint64_t pos, size_t len, unsigned flags)
+{
+	memset(y->bytes + pos, (int)(1 + chance(y, 255)), len);
+	int r = toy_write_flags(y->t, flags & NF_IO_APPEND ? 0 : pos, y->bytes + pos, len, flags);
+	if (r < 0 && !(y->errors && flags & (NF_IO_DSYNC | NF_IO_DIRECT)))
+		party_bad(y, step, "write", pos);
+}
+
+static void party_read(struct party *y, unsigned step, uint64_t pos, size_t len, uint64_t size)
+{
+	uint8_t buf[STRIPE_BYTES * 4];
+	size_t want = pos >= size ? 0 : NF_MIN((size_t)(size - pos), len);
+	bool buffered = chance(y, 8);
+	long n = toy_read_flags(y->t, pos, buf, len, buffered ? 0 : NF_IO_DIRECT);
+
+	if (n < 0 && y->errors)
+		return;
+	if (n != (long)want)
+		party_bad(y, step, "length read", pos);
+	for (size_t k = 0; k < want; k++)
+		if (buf[k] != y->bytes[pos + k]) {
+			fprintf(stderr, "%x, not %x; read %llx+%zx direct %d\n", buf[k], y->bytes[pos + k],
+				(unsigned long long)pos, len, !buffered);
+			party_bad(y, step, "read", pos + k);
+		}
+}
+
+static void party_zero(struct party *y, unsigned step, uint64_t pos, size_t len)
+{
+	int mode = FALLOC_FL_KEEP_SIZE | (chance(y, 2) ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
+
+	memset(y->bytes + pos, 0, len);
+	if (toy_fallocate(y->t, mode, pos, len) < 0)
+		party_bad(y, step, "zeroing", pos);
+}
+
+static void party_fsync(struct party *y, unsigned step)
+{
+	if (toy_fsync(y->t) < 0 && !y->errors)
+		party_bad(y, step, "fsync", 0);
 }
 
 static void *party_run(void *arg)
 {
 	struct party *y = arg;
-	struct nf_prng g;
-	uint8_t buf[SHARED_BYTES];
+	uint64_t stripes = OWN_BYTES / STRIPE_BYTES / THREADS;
+	uint8_t shared[SHARED_BYTES];
 
-	nf_prng_seed(&g, y->seed + y->me);
 	for (unsigned i = 0; i < y->steps; i++) {
-		static const unsigned flags[] = { 0, 0, 0, 0, NF_IO_DSYNC, NF_IO_DIRECT };
-		size_t len;
-		uint64_t pos = pick_stripe(&g, y->me, &len);
-		unsigned op = (unsigned)nf_prng_below(&g, 10);
-		if (op < 4) {
-			memset(y->own + pos, (int)(1 + nf_prng_below(&g, 255)), len);
-			int r = toy_write_flags(y->t, pos, y->own + pos, len,
-						flags[nf_prng_below(&g, 6)]);
-			ck_assert(r == 0 || y->t->p_error);
-		} else if (op < 9) {
-			long n = toy_read(y->t, pos, buf, len);
-			ck_assert(n == (long)len || y->t->p_error);
-			for (long k = 0; k < n; k++)
-				if (buf[k] != y->own[pos + (uint64_t)k]) {
-					fprintf(stderr, "seed %llu thread %u step %u at %llx\n",
-						(unsigned long long)y->seed, y->me, i,
-						(unsigned long long)pos + (uint64_t)k);
-					abort();
-				}
+		uint64_t start = (chance(y, stripes) * THREADS + y->me) * STRIPE_BYTES;
+		uint64_t off = chance(y, STRIPE_BYTES);
+		size_t len = 1 + (size_t)chance(y, STRIPE_BYTES - off);
+		unsigned op = (unsigned)chance(y, 100);
+		if (op < 40) {
+			party_write(y, i, start + off, len, some_flags(y));
+		} else if (op < 82) {
+			party_read(y, i, start + off, len, UINT64_MAX);
+		} else if (op < 90) {
+			party_zero(y, i, start + off, len);
+		} else if (op < 92) {
+			party_fsync(y, i);
+		} else if (op < 94) {
+			(void)nf_group_close(&y->t->ic);
 		} else {
-			memset(buf, (int)(1 + nf_prng_below(&g, 255)), sizeof buf);
-			ck_assert_int_eq(toy_write(y->t, OWN_BYTES, buf, sizeof buf), 0);
+			memset(shared, (int)(1 + chance(y, 255)), sizeof shared);
+			if (toy_write(y->t, OWN_BYTES, shared, sizeof shared) < 0)
+				party_bad(y, i, "shared write", OWN_BYTES);
 		}
+	}
+	return NULL;
+}
+
+static void tail_resize(struct party *y, unsigned step)
+{
+	uint64_t size = TAIL_START + chance(y, TAIL_BYTES);
+
+	if (size > y->size)
+		memset(y->bytes + y->size, 0, size - y->size);
+	y->size = size;
+	if (toy_truncate(y->t, size) < 0)
+		party_bad(y, step, "truncate", size);
+}
+
+static void tail_write(struct party *y, unsigned step, bool append)
+{
+	uint64_t pos = append ? y->size : TAIL_START + chance(y, TAIL_BYTES);
+	size_t len = 1 + (size_t)chance(y, 9000);
+
+	if (pos + len > TAIL_START + TAIL_BYTES)
+		return;
+	if (pos > y->size)
+		memset(y->bytes + y->size, 0, pos - y->size);
+	y->size = NF_MAX(y->size, pos + len);
+	party_write(y, step, pos, len, some_flags(y) | (append ? NF_IO_APPEND : 0));
+}
+
+static void *tail_run(void *arg)
+{
+	struct party *y = arg;
+
+	for (unsigned i = 0; i < y->steps; i++) {
+		unsigned op = (unsigned)chance(y, 100);
+		if (op < 20)
+			tail_write(y, i, true);
+		else if (op < 40)
+			tail_write(y, i, false);
+		else if (op < 55)
+			tail_resize(y, i);
+		else
+			party_read(y, i, TAIL_START + chance(y, TAIL_BYTES), 1 + (size_t)chance(y, 5000), y->size);
+		if (nf_i_size(&y->t->ic) != y->size)
+			party_bad(y, i, "size", y->size);
 	}
 	return NULL;
 }
@@ -439,12 +609,10 @@ static void *party_run(void *arg)
 static void *party_disturb(void *arg)
 {
 	struct party *y = arg;
-	struct nf_prng g;
 
-	nf_prng_seed(&g, y->seed * 7);
 	while (!atomic_load(y->stop)) {
-		uint64_t pos = nf_prng_below(&g, OWN_BYTES);
-		switch (nf_prng_below(&g, 4)) {
+		uint64_t pos = chance(y, TAIL_START);
+		switch (chance(y, 5)) {
 		case 0:
 			(void)toy_fsync(y->t);
 			break;
@@ -454,6 +622,11 @@ static void *party_disturb(void *arg)
 		case 2:
 			toy_invalidate(y->t, pos, pos + 20000);
 			break;
+		case 3:
+			(void)nf_memory_reclaim(y->t->lib->mem, chance(y, 1 << 20));
+			atomic_store(&y->t->ic.priv->aged, true);
+			nf_kick_later(y->t->ic.priv);
+			break;
 		default:
 			nf_prefetch(&y->t->ic, pos, pos + 50000);
 		}
@@ -462,68 +635,100 @@ static void *party_disturb(void *arg)
 	return NULL;
 }
 
+static void parties_check(struct toy *t, const uint8_t *bytes, uint64_t size)
+{
+	uint8_t *all = malloc(TAIL_START + TAIL_BYTES);
+
+	for (int pass = 0; pass < 2; pass++) {
+		ck_assert_int_eq(toy_read(t, 0, all, TAIL_START + TAIL_BYTES), (long)size);
+		ck_assert_mem_eq(all, bytes, OWN_BYTES);
+		ck_assert_mem_eq(all + TAIL_START, bytes + TAIL_START, size - TAIL_START);
+		/* Writers of one range came one after the other. */
+		for (unsigned i = 0; i < SHARED_BYTES; i++)
+			assert(all[OWN_BYTES + i] == all[OWN_BYTES]);
+		toy_drop_cache(t);
+	}
+	uint8_t *stored = toy_image_bytes(&t->kept, t->ic.block_bytes);
+	ck_assert_uint_eq(t->kept.size, size);
+	ck_assert_mem_eq(stored, all, size);
+	free(stored);
+	free(all);
+}
+
 static void run_parties(const struct kind *k, uint64_t seed, unsigned steps)
 {
 	struct toy *t = toy_new(k->memory_bytes, k->block_bytes, seed);
-	struct party y[THREADS + 1];
-	pthread_t th[THREADS + 1];
+	struct party y[THREADS + 2];
+	pthread_t th[THREADS + 2];
 	atomic_bool stop = false;
-	uint8_t *all = malloc(OWN_BYTES + SHARED_BYTES);
-	uint8_t *own = calloc(1, OWN_BYTES);
+	uint8_t *bytes = calloc(1, TAIL_START + TAIL_BYTES);
 
+	ck_assert_int_eq(toy_truncate(t, TAIL_START), 0);
+	ck_assert_int_eq(toy_fsync(t), 0);
 	t->p_later = k->p_later;
 	t->p_again = k->p_again;
-	ck_assert_int_eq(toy_truncate(t, OWN_BYTES + SHARED_BYTES), 0);
-	ck_assert_int_eq(toy_fsync(t), 0);
-	for (unsigned i = 0; i <= THREADS; i++) {
-		y[i] = (struct party){ t, i, steps, seed, own, &stop };
-		pthread_create(&th[i], NULL, i < THREADS ? party_run : party_disturb, &y[i]);
+	t->mode = k->mode;
+	t->copies = k->copies;
+	t->p_stream_error = k->p_stream_error;
+	for (unsigned i = 0; i < THREADS + 2; i++) {
+		y[i] = (struct party){ .t = t, .me = i, .steps = steps, .seed = seed, .bytes = bytes,
+				       .size = TAIL_START, .stop = &stop,
+				       .errors = k->p_again || k->p_stream_error };
+		nf_prng_seed(&y[i].prng, seed * 7 + i);
+		pthread_create(&th[i], NULL, i < THREADS ? party_run : i == THREADS ? tail_run : party_disturb,
+			       &y[i]);
 	}
-	for (unsigned i = 0; i < THREADS; i++)
+	for (unsigned i = 0; i <= THREADS; i++)
 		pthread_join(th[i], NULL);
 	atomic_store(&stop, true);
-	pthread_join(th[THREADS], NULL);
+	pthread_join(th[THREADS + 1], NULL);
 	t->p_again = 0;
-	ck_assert_int_eq(toy_fsync(t), 0);
-	for (int pass = 0; pass < 2; pass++) {
-		ck_assert_int_eq(toy_read(t, 0, all, OWN_BYTES + SHARED_BYTES),
-				 OWN_BYTES + SHARED_BYTES);
-		ck_assert_mem_eq(all, own, OWN_BYTES);
-		/* Writers of one range came one after the other. */
-		for (unsigned i = 0; i < SHARED_BYTES; i++)
-			ck_assert_uint_eq(all[OWN_BYTES + i], all[OWN_BYTES]);
-		toy_drop_cache(t);
-	}
-	uint8_t *stored = toy_image_bytes(&t->kept, k->block_bytes);
-	ck_assert_mem_eq(stored, all, OWN_BYTES + SHARED_BYTES);
-	free(stored);
+	t->p_stream_error = 0;
+	int r;
+	while ((r = toy_fsync(t)) < 0) /* a request of an older group may be on its way to be sent again */
+		ck_assert(y[0].errors);
+	toy_check_streams(t);
+	parties_check(t, bytes, y[THREADS].size);
 	toy_free(t);
-	free(all);
-	free(own);
+	free(bytes);
 }
 
 START_TEST(several_threads_see_their_own_bytes)
 {
 	static const struct kind kinds[] = {
-		{ 4096, 8 << 20, 300, 0, 0 },
-		{ 16384, 1 << 20, 600, 20, 0 },
-		{ 65536, 2 << 20, 600, 0, 0 },
+		{ .block_bytes = 4096, .memory_bytes = 8 << 20, .p_later = 300 },
+		{ .block_bytes = 16384, .memory_bytes = 1 << 20, .p_later = 600, .p_again = 20 },
+		{ .block_bytes = 65536, .memory_bytes = 2 << 20, .p_later = 600 },
+		{ .block_bytes = 16384, .memory_bytes = 2 << 20, .p_later = 300, .mode = TOY_MIRRORED,
+		  .p_stream_error = 40, .copies = true },
+		{ .block_bytes = 4096, .memory_bytes = 1 << 20, .p_later = 300, .mode = TOY_STANDBY,
+		  .p_stream_error = 40 },
 	};
+	const char *s = getenv("FOLIOFS_MODEL_SEED");
+	unsigned left = ops() / 2 / NF_ARRAY_LEN(kinds) / (THREADS + 1);
 	uint64_t seed;
 
 	nf_random(&seed, sizeof seed);
-	seed &= 0xffffffff;
+	seed = s ? strtoull(s, NULL, 10) : seed & 0xffffffff;
 	fprintf(stderr, "# seed %llu\n", (unsigned long long)seed);
-	run_parties(&kinds[_i], seed, ops() / 60);
+	for (; left; seed++) {
+		unsigned n = NF_MIN(left, 1000u);
+		run_parties(&kinds[_i], seed, n);
+		left -= n;
+		if (s)
+			break;
+	}
 }
 END_TEST
 
 static void suite_add(Suite *s)
 {
+	if (getenv("NF_TRACE"))
+		(void)nf_trace_set(getenv("NF_TRACE"));
 	TCase *tc = nf_case(s, "model", 600);
 
-	tcase_add_loop_test(tc, one_thread_sees_what_an_array_would_hold, 0, 7);
-	tcase_add_loop_test(tc, several_threads_see_their_own_bytes, 0, 3);
+	tcase_add_loop_test(tc, one_thread_sees_what_an_array_would_hold, 0, 10);
+	tcase_add_loop_test(tc, several_threads_see_their_own_bytes, 0, 5);
 }
 
 NF_SUITE("netfs/model")

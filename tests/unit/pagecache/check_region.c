@@ -26,10 +26,8 @@ static void teardown(void)
 
 static struct nf_region *dirty(enum nf_region_type type, struct nf_group *g, uint64_t start, uint64_t end)
 {
-	struct nf_region *rg = nf_region_new(type, start, end);
+	struct nf_region *rg = nf_region_new(type, NF_REGION_ACTIVE, g, start, end);
 
-	rg->state = NF_REGION_ACTIVE;
-	rg->group = g;
 	nf_regions_cut(&rs, start, end, "superseded");
 	nf_region_move(rg, NF_REGION_DIRTY, "commit");
 	nf_list_add_tail(&g->dirty, &rg->link);
@@ -105,7 +103,7 @@ START_TEST(writers_wait_for_overlap_and_exclusive_ones_for_shared_blocks)
 	for (unsigned i = 0; i < NF_ARRAY_LEN(rows); i++) {
 		struct nf_region old = writer(rows[i].old, 1000, 2000);
 		struct nf_region now = writer(rows[i].now, rows[i].start, rows[i].end);
-		ck_assert_int_eq(nf_region_must_pend(&old, &now, 4096, &no_ops), rows[i].pend);
+		ck_assert_int_eq(nf_region_must_pend(&old, &now, NULL, 4096, &no_ops), rows[i].pend);
 	}
 }
 END_TEST
@@ -154,10 +152,8 @@ END_TEST
 /* B.5, G36: what was written meanwhile wins, the rest comes back around it. */
 START_TEST(g36_a_failed_region_comes_back_around_newer_ones)
 {
-	struct nf_region *failed = nf_region_new(NF_REGION_ORDINARY, 100, 500);
+	struct nf_region *failed = nf_region_new(NF_REGION_ORDINARY, NF_REGION_FLUSHING, group, 100, 500);
 
-	failed->state = NF_REGION_FLUSHING;
-	failed->group = group;
 	failed->seq = 1;
 	ordinary(50, 150)->seq = 5;
 	dirty(NF_REGION_FALLOCATE, group, 200, 300);
