@@ -10,6 +10,7 @@
 
 #include "base/assert.h"
 #include "base/counter.h"
+#include "base/trace.h"
 
 struct box {
 	uint64_t start;
@@ -96,6 +97,8 @@ static bool over_others_data_locked(struct nf_ictx_priv *p, struct nf_writer *w,
 static bool must_wait(struct nf_writer *w)
 {
 	nf_count(NF_C_REGION_PEND, !w->pended);
+	if (!w->pended)
+		nf_trace(REGION, "D=%08x wait ino=%llx", w->rg->id, (unsigned long long)w->p->ic->ino);
 	w->pended = true;
 	return false;
 }

@@ -65,6 +65,7 @@ struct nf_region *nf_region_new(enum nf_region_type type, enum nf_region_state s
 	rg->since_ns = nf_clock_ns();
 	nf_list_init(&rg->link);
 	nf_count(NF_C_REGION_NEW, 1);
+	nf_trace(REGION, "D=%08x new %s dt=%" PRIx64 "-%" PRIx64, rg->id, type_names[type], start, end);
 	return rg;
 }
 

@@ -5,6 +5,7 @@ import os
 import pty
 import struct
 import subprocess
+import time
 import xml.etree.ElementTree as xml
 
 import pytest
@@ -152,6 +153,28 @@ def test_what_is_on_no_vault_is_refused(site):
     site.run("map", other, code=NOT_MOUNTED)
     site.run("map", site.mnt, code=NOT_MOUNTED)
     site.run("map", site.mnt / "nothing", code=1)
+
+
+def test_trace_has_the_events_of_a_region_and_its_request(site):
+    """new, reserved, active, commit, merge, split or superseded, flushing, complete; R= lines; folios; groups."""
+    want = {" new ORD", "s=P>R", "s=R>A", " commit ", "merge back", "superseded", "s=D>F", " split ", "s=F>C", "closed size=",
+            "drained", "new write", "terminated err=0", "folio new"}
+    p = subprocess.Popen([site.exe, "trace", site.mnt, "--set", "region,req,folio"], env=site.env, stdout=subprocess.PIPE,
+                         text=True)
+    try:
+        for n in range(4):  # the first may come before the daemon listens
+            time.sleep(0.5)
+            with open(site.mnt / f"traced{n}", "w+b", buffering=0) as f:
+                os.pwrite(f.fileno(), b"x" * 5000, 0)
+                os.pwrite(f.fileno(), b"x" * 5000, 5000)    # merged
+                os.pwrite(f.fileno(), b"y" * 100, 3000)     # superseded in part
+                os.pwrite(f.fileno(), b"x" * 60000, 30000)  # cut at blocks when it is stored
+                os.fsync(f.fileno())
+        time.sleep(0.5)
+    finally:
+        p.terminate()
+        out = p.communicate(timeout=20)[0]
+    assert {w for w in want if w not in out} == set()
 
 
 def test_files_may_be_mapped_while_they_are_written(site):
