@@ -48,9 +48,10 @@ static void trap_setup(void)
 
 static void trap_teardown(void)
 {
+	atomic_store(&let_go, true); /* also after a test that failed */
+	teardown();
 	sigaction(SIGSEGV, &before, NULL);
 	munmap(trap, TRAP_BYTES);
-	teardown();
 }
 
 struct late {
