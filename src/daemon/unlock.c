@@ -109,6 +109,17 @@ static int load_kept(const char *address, const struct nf_header_key *key, struc
 	return 0;
 }
 
+/* What the link found, where it is the link that says R. */
+static int why(struct nf_store *store, int r)
+{
+	struct nf_link_status s;
+
+	if (!nf_store_is_link(store))
+		return r;
+	nf_link_status(store, &s);
+	return s.last_error ? s.last_error : r;
+}
+
 /* *KEPT, in: do not ask the store; out: it was not asked, or did not answer. */
 static int load(const char *address, struct nf_store *store, const struct nf_header_key *key,
 		struct nf_header **out, bool *kept)
@@ -123,8 +134,8 @@ static int load(const char *address, struct nf_store *store, const struct nf_hea
 	if (!*kept)
 		return r;
 	int r2 = load_kept(address, key, out);
-	/* Where nothing is remembered, that the store is away is what counts. */
-	return r2 == -ENOENT ? r : r2;
+	/* Where nothing is remembered, why the store is away is what counts. */
+	return r2 == -ENOENT ? why(store, r) : r2;
 }
 
 /* A device that knows the vault does not wait for a server that does not answer, or not as ours would; one that
