@@ -40,6 +40,7 @@ enum nf_exit nf_cmd_status(struct nf_args *a);
 enum nf_exit nf_cmd_sync(struct nf_args *a);
 enum nf_exit nf_cmd_offline(struct nf_args *a);
 enum nf_exit nf_cmd_online(struct nf_args *a);
+enum nf_exit nf_cmd_gc(struct nf_args *a);
 enum nf_exit nf_cmd_snapshot(struct nf_args *a);
 enum nf_exit nf_cmd_stats(struct nf_args *a);
 enum nf_exit nf_cmd_regions(struct nf_args *a);

@@ -39,6 +39,10 @@ static const struct nf_command commands[] = {
 	  NF_OPT_STORE, 2, 3, nf_cmd_get },
 	{ "check", "STORE", "Check everything the newest state of a vault refers to", NULL,
 	  NF_OPT_STORE | NF_OPT_JSON | NF_OPT_CHECK, 1, 1, nf_cmd_check },
+	{ "gc", "STORE | DIR", "Free what no kept commit or snapshot needs",
+	  "A first run condemns, a later one deletes, at least the grace afterwards; both are safe beside machines at\n"
+	  "work.  A mounted vault is collected by its daemon.\n",
+	  NF_OPT_STORE | NF_OPT_JSON | NF_OPT_QUIET | NF_OPT_GC, 0, 1, nf_cmd_gc },
 	{ "snapshot", "DIR create NAME | list | remove NAME[@ID]", "Keep the whole vault as it is now, under a name",
 	  "`foliofs ls|cat|get|mount --snapshot NAME` show it. ID is needed where two machines gave one name.\n",
 	  NF_OPT_JSON | NF_OPT_QUIET, 2, 3, nf_cmd_snapshot },

@@ -28,6 +28,9 @@ enum nf_exit nf_site_unlock(const struct nf_site *s, const struct nf_options *o,
 enum nf_exit nf_site_header(const struct nf_site *s, const struct nf_options *o, struct nf_store **store,
 			    struct nf_header **h);
 
+/* Options of gc and of mount; complains. */
+int nf_gc_options_of(const struct nf_options *o, struct nf_gc_options *out);
+
 /* A vault opened read-only, without a cache, beside a daemon that may have it mounted. */
 struct nf_reader {
 	struct nf_site site;

@@ -52,6 +52,13 @@ static const struct nf_option table[] = {
 	{ "entry-timeout", 0, M, NF_OPT_TIME, AT(entry_timeout_ms), "TIME", "kernel caches names (1h; changes invalidate)" },
 	{ "read-ahead", 0, M, NF_OPT_SIZE, AT(read_ahead), "SIZE", "kernel's read-ahead (1M)" },
 	{ "fsname", 0, M, NF_OPT_TEXT, AT(fsname), "NAME", "source shown in /proc/mounts" },
+	/* collecting */
+	{ "dry-run", 0, NF_OPT_GC, NF_OPT_FLAG, AT(dry_run), NULL, "only say what would be freed" },
+	{ "grace", 0, NF_OPT_GC, NF_OPT_TEXT, AT(grace), "TIME", "between condemning and deleting (72h)" },
+	{ "keep-heads", 0, NF_OPT_GC, NF_OPT_TEXT, AT(keep_heads), "N", "commits kept, whatever their age (1000)" },
+	{ "keep-days", 0, NF_OPT_GC, NF_OPT_TEXT, AT(keep_days), "N", "days for which all commits are kept (30)" },
+	{ "lease-days", 0, NF_OPT_GC, NF_OPT_TEXT, AT(lease_days), "N",
+	  "what a machine stands on is kept so long after its last commit (90)" },
 	{ "subtype", 0, NF_OPT_IGNORED, NF_OPT_SKIP, 0, "NAME", "always foliofs" },
 	{ "uid", 0, NF_OPT_IGNORED, NF_OPT_SKIP, 0, "N", "accepted; owners are those in the vault" },
 	{ "gid", 0, NF_OPT_IGNORED, NF_OPT_SKIP, 0, "N", "accepted; owners are those in the vault" },

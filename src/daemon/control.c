@@ -13,6 +13,7 @@
 #include "base/lock.h"
 #include "base/mem.h"
 #include "base/trace.h"
+#include "daemon/gc_text.h"
 #include "daemon/json.h"
 #include "daemon/paths.h"
 
@@ -208,6 +209,8 @@ struct job {
 	struct nf_vault *v;
 	int (*run)(struct job *j);
 	const char *name, *id; /* of a snapshot */
+	struct nf_gc_options gc;
+	struct nf_gc_result collected;
 	_Atomic bool stop;
 	struct nf_lock lock;
 	struct nf_cond changed;
@@ -243,8 +246,8 @@ static bool job_progress(struct peer *p)
 	return ok && recv(p->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) != 0 && !atomic_load(&p->c->stopping);
 }
 
-/* Runs J beside, tells the progress, answers. */
-static bool run_job(struct peer *p, struct job *job)
+/* Runs J beside and tells the progress; *R is how it ended.  False: nobody listens any more. */
+static bool run_beside(struct peer *p, struct job *job, int *out)
 {
 	pthread_t worker;
 	bool ok = true;
@@ -270,6 +273,15 @@ static bool run_job(struct peer *p, struct job *job)
 	}
 	nf_cond_deinit(&job->changed);
 	nf_lock_deinit(&job->lock);
+	*out = r;
+	return ok;
+}
+
+static bool run_job(struct peer *p, struct job *job)
+{
+	int r;
+	bool ok = run_beside(p, job, &r);
+
 	return reply_text(p, r, NULL) && ok;
 }
 
@@ -287,6 +299,45 @@ static int run_snapshot_remove(struct job *j)
 		return r;
 	*at = '\0';
 	return nf_vault_snapshot_remove(j->v, name, at + 1, &j->stop);
+}
+
+static int run_gc(struct job *j) { return nf_vault_gc(j->v, &j->gc, &j->stop, &j->collected); }
+
+static void number(const char *line, const char *key, uint64_t *out)
+{
+	int64_t n;
+
+	if (nf_json_int(line, key, &n) == 0 && n >= 0)
+		*out = (uint64_t)n;
+}
+
+static bool do_gc(struct peer *p, const char *line)
+{
+	struct job j = { .run = run_gc };
+	struct nf_text t = NF_TEXT_INIT, people = NF_TEXT_INIT;
+	uint64_t dry = 0;
+	int r;
+
+	nf_gc_defaults(&j.gc);
+	number(line, "dry_run", &dry);
+	number(line, "grace", &j.gc.grace_s);
+	number(line, "keep_heads", &j.gc.keep_heads);
+	number(line, "keep_days", &j.gc.keep_days);
+	number(line, "lease_days", &j.gc.lease_days);
+	j.gc.dry_run = dry != 0;
+	bool ok = run_beside(p, &j, &r);
+	begin(&t, r);
+	if (r == 0) {
+		nf_gc_text(&j.collected, j.gc.dry_run, &people);
+		nf_textf(&t, ",\"text\":");
+		nf_text_json(&t, nf_text_str(&people));
+		nf_textf(&t, ",\"result\":");
+		nf_gc_json(&j.collected, &t);
+	}
+	ok = end(p, &t) && ok;
+	nf_text_deinit(&people);
+	nf_text_deinit(&t);
+	return ok;
 }
 
 static bool do_sync(struct peer *p, const char *line)
@@ -358,6 +409,7 @@ static const struct {
 	{ "offline", do_offline },
 	{ "online", do_online },
 	{ "snapshots", do_snapshots },
+	{ "gc", do_gc },
 	{ "snapshot-create", do_snapshot_create },
 	{ "snapshot-remove", do_snapshot_remove },
 };

@@ -480,9 +480,8 @@ static int remember(struct nf_vault *v, const struct nf_head *leaf)
 	return nf_state_save(v, &s);
 }
 
-/* Our dot is on the server: segments that only it needed go.  What belongs to the current epoch was appended after the
- * rotation that came before its cut. */
-static void trim_journal(struct nf_vault *v)
+/* What belongs to the current epoch was appended after the rotation that came before its cut. */
+void nf_journal_let_go(struct nf_vault *v)
 {
 	if (!v->journal || !v->current)
 		return;
@@ -491,6 +490,10 @@ static void trim_journal(struct nf_vault *v)
 		return;
 	nf_lock_take(&v->ns);
 	uint64_t bound = NF_MIN(v->current->min_segment, v->current->first_segment);
+	if (v->frozen) {
+		bound = NF_MIN(bound, v->frozen->min_segment);
+		bound = NF_MIN(bound, v->frozen->first_segment);
+	}
 	for (struct nf_avl_node *n = nf_avl_first(&v->vnodes); n; n = nf_avl_next(n))
 		if (nf_container_of(n, struct nf_vnode, node)->orphan ||
 		    nf_container_of(n, struct nf_vnode, node)->old_version)
@@ -592,7 +595,16 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 		if (ours) {
 			for (struct nf_avl_node *n = nf_avl_first(&v->vnodes); n; n = nf_avl_next(n))
 				nf_container_of(n, struct nf_vnode, node)->cut_group = 0;
-			nf_epoch_free(v->frozen);
+			/* Until it is reported what it holds may have to be sent again (G5). */
+			nf_layer_free(v->frozen->layer);
+			v->frozen->layer = NULL;
+			v->frozen->next = v->unreported;
+			v->unreported = v->frozen;
+			/* Marked since then is what the next commit writes. */
+			v->nr_touched -= v->frozen->nr_touched;
+			if (v->nr_touched)
+				memmove(v->touched, v->touched + v->frozen->nr_touched,
+					v->nr_touched * sizeof *v->touched);
 			v->frozen = NULL;
 			v->commits++;
 			nf_count(NF_C_COMMITS, 1);
@@ -614,8 +626,6 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 		if (v->fs.notify && f.a.conflicts + c.a.conflicts > 0)
 			v->fs.notify->inval_all(v->fs.notify_ctx);
 	}
-	if (r == 0 && ours)
-		trim_journal(v);
 	nf_trace(COMMIT, "adopt seq=%" PRIu64 " ours=%d changed=%zu err=%s", leaf->id.seq, ours, ch.nr,
 		 nf_error_name(r));
 out:

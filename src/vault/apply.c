@@ -161,6 +161,24 @@ static int op_snapshot(struct nf_txn *t, const struct nf_op *op)
 	return r == -EEXIST || r == -ENOENT ? 0 : r;
 }
 
+/* What the collector did.  Adding and removing name their items: replaying either twice, or on a tree where the other
+ * collector was first, changes nothing. */
+static int op_collect(struct nf_txn *t, const struct nf_op *op)
+{
+	uint8_t date[8];
+	int r = 0;
+
+	nf_put_le64(date, (uint64_t)op->date_s);
+	for (uint32_t i = 0; r == 0 && i < op->nr_keys; i++) {
+		struct nf_key key = nf_op_key(op, i);
+		r = op->flags & NF_OPF_FORGET ? nf_layer_remove(t->scratch, &key)
+					      : nf_layer_put(t->scratch, &key, date, sizeof date);
+	}
+	if (r == 0)
+		nf_txn_emit(t, op);
+	return r;
+}
+
 static int dispatch(struct nf_txn *t, const struct nf_op *op)
 {
 	switch (op->kind) {
@@ -182,6 +200,10 @@ static int dispatch(struct nf_txn *t, const struct nf_op *op)
 		return op_claim(t, op);
 	case NF_OP_SNAPSHOT:
 		return op_snapshot(t, op);
+	case NF_OP_COLLECT:
+		return op_collect(t, op);
+	case NF_OP_MOVE:
+		return nf_txn_do_move(t, op);
 	case NF_OP_KIND_NR:
 		break;
 	}

@@ -289,3 +289,63 @@ int nf_txn_do_data(struct nf_txn *t, const struct nf_op *op)
 	nf_val_deinit(&val);
 	return r;
 }
+
+/* --- MOVE ----------------------------------------------------------------------------- */
+
+/* The same sealed bytes, wherever they stand. */
+static bool same_block(const struct nf_block_ref *x, const struct nf_block_ref *y)
+{
+	return x->sealed_len == y->sealed_len && x->birth == y->birth && x->index == y->index && x->epoch == y->epoch &&
+	       !memcmp(x->tag, y->tag, sizeof x->tag);
+}
+
+/* One window: what is still what was copied is read from the copy; what was written since stays. */
+static int move_window(struct nf_txn *t, const struct nf_key *key, uint32_t block_bytes, const uint8_t *value,
+		       size_t len, bool *moved)
+{
+	static const struct nf_pack_id none = { { 0 } };
+	struct nf_block_ref now[NF_WINDOW_BLOCKS], to[NF_WINDOW_BLOCKS];
+	bool named[NF_WINDOW_BLOCKS], any = false;
+	struct patch p;
+
+	int r = nf_extent_decode(value, len, &none, block_bytes, to, named);
+	if (r == 0)
+		r = nf_extent_lookup(&t->view, key->ino, key->a, block_bytes, t->w, now);
+	if (r == 0)
+		r = patch_get(t, key, block_bytes, &p);
+	if (r)
+		return r;
+	for (int b = 0; b < NF_WINDOW_BLOCKS; b++) {
+		if (!named[b] || !to[b].sealed_len || !same_block(&now[b], &to[b]))
+			continue;
+		p.refs[b] = to[b];
+		p.known[b] = any = true;
+	}
+	*moved = *moved || any;
+	return any ? patch_put(t, key, block_bytes, &p) : 0;
+}
+
+int nf_txn_do_move(struct nf_txn *t, const struct nf_op *op)
+{
+	struct nf_val val = { 0 };
+	struct nf_inode_item item;
+	bool moved = false;
+	uint64_t first;
+	const uint8_t *value;
+	size_t len, pos = 0;
+
+	int r = nf_txn_inode(t, op->ino, &val, &item);
+	if (r)
+		return r == NF_TREE_NONE ? 0 : r;
+	bool blocks = S_ISREG(item.mode) && !(item.flags & NF_INODE_INLINE);
+	nf_val_deinit(&val);
+	while (blocks && (r = nf_op_window_iter(op, &pos, &first, &value, &len)) == 0) {
+		struct nf_key key = nf_key_extent(op->ino, first);
+		r = move_window(t, &key, 1u << item.block_shift, value, len, &moved);
+		if (r)
+			return r;
+	}
+	if (r >= 0 && moved)
+		nf_txn_emit(t, op);
+	return r < 0 ? r : 0;
+}

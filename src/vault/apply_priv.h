@@ -62,5 +62,6 @@ int nf_txn_do_rename(struct nf_txn *t, const struct nf_op *op);
 
 /* --- apply_data.c ------------------------------------------------------------------ */
 int nf_txn_do_data(struct nf_txn *t, const struct nf_op *op);
+int nf_txn_do_move(struct nf_txn *t, const struct nf_op *op);
 
 #endif

@@ -182,6 +182,8 @@ static int look(struct nf_vault *v, struct nf_look_result *out)
 	v->connected = r == 0 || r == -NF_E_HEAD_ROLLBACK;
 	v->last_error = r;
 	v->looks_done++;
+	if (r == 0)
+		v->look_date_s = out->server_date_s;
 	if (r == 0 && out->nr_leaves > 1) {
 		v->forks++;
 		nf_count(NF_C_FORKS_SEEN, 1);
@@ -209,6 +211,7 @@ struct leaves {
 	struct nf_head *h;
 	const struct nf_head **p;
 	size_t nr;
+	size_t nr_left; /* of p */
 };
 
 static void leaves_deinit(struct leaves *l)
@@ -232,18 +235,9 @@ static int leaves_copy(struct leaves *l, const struct nf_look_result *look)
 		if (r < 0)
 			return r;
 		l->p[l->nr] = &l->h[l->nr];
-		l->nr++;
+		l->nr_left = ++l->nr;
 	}
 	return 0;
-}
-
-/* R9: one leaf that covers what was known to be contained before this look's listing began. */
-static void confirm(struct nf_vault *v, const struct nf_head *leaf, uint64_t known)
-{
-	nf_lock_take(&v->ns);
-	uint64_t seq = NF_MIN(known, nf_vector_seq(&leaf->vector, v->writer));
-	v->confirmed_seq = NF_MAX(v->confirmed_seq, seq);
-	nf_lock_drop(&v->ns);
 }
 
 /* Our head was read back: what it holds is known to be contained. */
@@ -289,15 +283,40 @@ static int publish(struct nf_vault *v, const struct leaves *l)
 	struct nf_head head = { 0 };
 
 	v->base_seen_ns = 0;
-	int r = nf_publish(v, l->p, l->nr, &head);
+	int r = nf_publish(v, l->p, l->nr_left, &head);
 	if (r == 0)
 		r = know(v, &head);
 	nf_head_deinit(&head);
 	return r == -NF_E_STORE_UNKNOWN_OUTCOME || r == 0 ? 1 : r;
 }
 
-/* Several leaves. */
-static int join(struct nf_vault *v, const struct leaves *l, unsigned round)
+/* A head whose delta is gone from the store is not there yet: it came later than a collector, and its writer, who has not
+ * reported it, publishes again.  How many were left out. */
+static int leave_out_broken(struct nf_vault *v, struct leaves *l)
+{
+	size_t kept = 0;
+	int left_out = 0, r = 0;
+
+	for (size_t i = 0; i < l->nr; i++) {
+		const struct nf_head *h = l->p[i];
+		struct nf_seal_id id = { .type = NF_SEAL_DELTA, .birth = h->writer_seq, .index = h->writer };
+		nf_auto_free void *plain = NULL;
+		size_t len;
+		int one = nf_ref_is_null(&h->delta) ? 0 : nf_fetch_blob(v->fetch, &h->delta, &id, &plain, &len);
+		if (one == -NF_E_PACK_MISSING) {
+			left_out++;
+			continue;
+		}
+		if (one < 0 && r == 0)
+			r = one;
+		l->p[kept++] = h;
+	}
+	l->nr_left = kept;
+	return r < 0 ? r : left_out;
+}
+
+/* Several leaves.  2: but one of them is broken, one is left. */
+static int join(struct nf_vault *v, struct leaves *l, unsigned round)
 {
 	if (v->read_only) {
 		/* Somebody who may write merges; until then the greatest leaf is shown. */
@@ -307,7 +326,33 @@ static int join(struct nf_vault *v, const struct leaves *l, unsigned round)
 		merge_wait(v, round);
 		return 1;
 	}
-	return publish(v, l);
+	int r = publish(v, l);
+	if (r != -NF_E_PACK_MISSING)
+		return r;
+	r = leave_out_broken(v, l);
+	if (r < 0)
+		return r;
+	if (r == 0 || l->nr_left == 0)
+		return nf_fail(-NF_E_PACK_MISSING);
+	return l->nr_left > 1 ? publish(v, l) : 2;
+}
+
+/* R9: one leaf that covers what was known to be contained before this look's listing began; and G4. */
+static int confirm(struct nf_vault *v, const struct nf_head *leaf, uint64_t known)
+{
+	uint64_t seq = NF_MIN(known, nf_vector_seq(&leaf->vector, v->writer));
+
+	if (seq <= v->confirmed_seq || seq < v->repair_seq)
+		return 0;
+	int r = v->read_only ? 0 : nf_named_check(v, leaf, v->look_date_s);
+	if (r)
+		return NF_MIN(r, 0);
+	nf_lock_take(&v->ns);
+	v->confirmed_seq = seq;
+	nf_lock_drop(&v->ns);
+	nf_named_reported(v);
+	nf_journal_let_go(v);
+	return 0;
 }
 
 /* One round: 0 nothing is left to do, 1 look again, negative. */
@@ -320,15 +365,26 @@ static int round_of(struct nf_vault *v, unsigned round)
 	int r = take_leaves(v, again, &l);
 	if (r == 0 && l.nr > 1) {
 		r = join(v, &l, round);
-		goto out;
+		if (r != 2)
+			goto out;
+		r = 0;
 	}
 	if (r == 0 && !is_base(v, l.p[0]))
 		r = nf_adopt(v, l.p[0]);
 	if (r < 0)
 		goto out;
-	if (!again)
-		confirm(v, l.p[0], known);
-	r = v->frozen ? publish(v, &l) : unconfirmed_seq(v) != 0;
+	if (!again) {
+		r = confirm(v, l.p[0], known);
+		if (r < 0)
+			goto out;
+		nf_lock_take(&v->ns);
+		v->settled_looks++;
+		v->settled_date_s = v->look_date_s;
+		nf_lock_drop(&v->ns);
+	}
+	/* What repairs a dot waits for the next cut. */
+	bool repairs = v->repair_seq > nf_vector_seq(&v->base.vector, v->writer);
+	r = v->frozen ? publish(v, &l) : unconfirmed_seq(v) != 0 && !repairs;
 out:
 	leaves_deinit(&l);
 	return r;
@@ -447,11 +503,12 @@ static void *committer(void *arg)
 			nf_cond_wait_until(&v->changed, &v->ns, at);
 			continue;
 		}
-		v->want_commit = v->want_look = false;
+		bool whole = v->want_whole_look;
+		v->want_commit = v->want_look = v->want_whole_look = false;
 		nf_lock_drop(&v->ns);
 		int r = 0;
 		/* A poll is one listing; only news makes more of it. */
-		bool quiet = !due && !v->meet && nf_look_poll(v->look) == 0;
+		bool quiet = !due && !whole && !v->meet && nf_look_poll(v->look) == 0;
 		if (!quiet)
 			r = nf_commit_turn(v, due);
 		else if (v->base_seen_ns)

@@ -18,6 +18,17 @@ size_t nf_cut_ops_max_bytes(const struct nf_vault *v);
 /* Of a current epoch with more than MAX_BYTES of operations the first become the frozen epoch. -EAGAIN: it cannot be now. */
 int nf_split(struct nf_vault *v, size_t max_bytes);
 
+/* gc_named.c */
+/* Packs that what we publish names.  Take ns. */
+int nf_named_add(struct nf_vault *v, const struct nf_pack_id *id);
+int nf_named_add_node(struct nf_vault *v, unsigned level, const void *plain, size_t len);
+/* G4, of the only leaf of a look.  0: all of them are there and not condemned.  1: some are not, and what they held is
+ * on its way into the next dot. */
+int nf_named_check(struct nf_vault *v, const struct nf_head *leaf, int64_t date_s);
+/* G6, before a head with packs sent long ago: what was taken away meanwhile is sent again. */
+int nf_named_recheck(struct nf_vault *v, const struct nf_head *leaf);
+void nf_named_reported(struct nf_vault *v);
+
 /* publish.c */
 /* Puts packs and one head on top of v->base, with the frozen epoch (if there is one), or merging LEAVES (more than
  * one).  0: *OUT was read back as sent (R9). -NF_E_STORE_UNKNOWN_OUTCOME: look whether it is there. */
@@ -30,12 +41,16 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf);
 /* merge.c */
 int nf_replay(struct nf_vault *v, struct nf_apply *a, const void *ops, size_t len,
 	      const struct nf_pack_id *self);
+/* Segments of the journal that only reported dots needed go. */
+void nf_journal_let_go(struct nf_vault *v);
 /* A copy of a head (vector included). */
 int nf_head_copy(struct nf_head *to, const struct nf_head *from);
 /* Where a local block went; false: it is not on the server. Takes ns. */
 bool nf_moved_find(struct nf_vault *v, const struct nf_block_ref *ref, struct nf_moved *out);
 int nf_moved_add(struct nf_vault *v, const struct nf_block_ref *ref, const struct nf_pack_id *pack,
 		 uint32_t offset_bytes);
+/* Blocks that went into PACKS are to be sent again. */
+void nf_moved_forget(struct nf_vault *v, const struct nf_pack_set *packs) NF_REQUIRES(v->ns);
 /* Drops what is known of segments below BOUND. */
 void nf_moved_trim(struct nf_vault *v, uint64_t bound) NF_REQUIRES(v->ns);
 

@@ -168,6 +168,28 @@ int nf_vault_do(struct nf_vault *v, const struct nf_op *op, struct nf_want *w)
 	return do_op(v, v->current, op, w, false);
 }
 
+int nf_vault_do_waiting(struct nf_vault *v, const struct nf_op *op)
+{
+	struct nf_want w = NF_WANT_INIT;
+	int r;
+
+	for (;;) {
+		nf_lock_take(&v->ns);
+		while (v->frozen && v->frozen->undrained && !v->stopping)
+			nf_cond_wait(&v->changed, &v->ns);
+		r = v->stopping ? nf_fail(-NF_E_CANCELLED) : nf_vault_do(v, op, &w);
+		nf_lock_drop(&v->ns);
+		if (r != NF_TREE_WANT)
+			break;
+		r = v->src.load(v->src.ctx, &w);
+		if (r < 0)
+			break;
+		w.nr = 0;
+	}
+	nf_want_deinit(&w);
+	return r;
+}
+
 /* The current layer's copy of an inode was made before the cut's data came: the content fields follow. */
 static int patch_current(struct nf_vault *v, uint64_t ino)
 {

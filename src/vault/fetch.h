@@ -75,7 +75,10 @@ int nf_fetch_load(void *fetch, struct nf_want *w);
  * further request: the metadata of a new head.  Blocking. */
 int nf_fetch_warm(struct nf_fetch *f, const struct nf_pack_id *pack, uint32_t offset_bytes,
 		  uint32_t len_bytes);
-/* Bytes of a pack as the store has them now, past the cache.  Blocking. */
+/* Bytes of a pack, from the cache or the store.  Blocking. */
+int nf_fetch_bytes(struct nf_fetch *f, const struct nf_pack_id *pack, uint32_t offset_bytes, uint32_t len_bytes,
+		   void *buf);
+/* The same as the store has them now, past the cache. */
 int nf_fetch_from_store(struct nf_fetch *f, const struct nf_pack_id *pack, uint32_t offset_bytes, uint32_t len_bytes,
 			void *buf);
 /* Reads and opens a blob (delta, xattr value); *OUT is malloc'd.  Blocking. */

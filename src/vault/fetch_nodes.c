@@ -394,6 +394,15 @@ static int open_blob(struct nf_fetch *f, const struct nf_ref *ref, const struct 
 	return r;
 }
 
+int nf_fetch_bytes(struct nf_fetch *f, const struct nf_pack_id *pack, uint32_t offset_bytes, uint32_t len_bytes,
+		   void *buf)
+{
+	struct nf_fetch_io io = { .pack = *pack, .offset_bytes = offset_bytes, .len_bytes = len_bytes, .buf = buf,
+				  .priority = NF_STORE_NORMAL };
+
+	return run_io(f, &io, 0);
+}
+
 int nf_fetch_from_store(struct nf_fetch *f, const struct nf_pack_id *pack, uint32_t offset_bytes, uint32_t len_bytes,
 			void *buf)
 {

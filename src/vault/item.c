@@ -247,6 +247,24 @@ int nf_counter_decode(const void *p, size_t len, int64_t *out)
 	return r;
 }
 
+/* --- CONDEMNED ------------------------------------------------------------------------ */
+
+struct nf_key nf_condemned_key(const struct nf_pack_id *pack)
+{
+	return (struct nf_key){ .type = NF_ITEM_CONDEMNED, .a = nf_get_be64(pack->b), .b = nf_get_be64(pack->b + 8) };
+}
+
+void nf_condemned_pack(const struct nf_key *key, struct nf_pack_id *out)
+{
+	nf_put_be64(out->b, key->a);
+	nf_put_be64(out->b + 8, key->b);
+}
+
+int nf_condemned_decode(const void *p, size_t len, int64_t *date_s)
+{
+	return nf_counter_decode(p, len, date_s);
+}
+
 /* --- SNAPSHOT ------------------------------------------------------------------------- */
 
 void nf_snapshot_put(struct nf_buf *b, const struct nf_snapshot_entry *e)

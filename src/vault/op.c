@@ -22,6 +22,7 @@ enum {
 	/* An XATTR item holds at least the entry's own name and lengths beside the value. */
 	XATTR_INLINE_MAX = NF_VALUE_MAX - NF_NAME_MAX - 4,
 	XATTR_BLOB_MAX = 65536,
+	COLLECT_KEY_BYTES = 16,
 };
 
 /* --- encoding ------------------------------------------------------------------ */
@@ -152,6 +153,22 @@ static void put_snapshot(struct nf_buf *b, const struct nf_op *op)
 	nf_snapshot_put(b, &op->snapshot);
 }
 
+static void put_collect(struct nf_buf *b, const struct nf_op *op)
+{
+	nf_buf_u8(b, op->flags);
+	nf_buf_u8(b, op->item);
+	nf_buf_u64(b, (uint64_t)op->date_s);
+	nf_buf_u32(b, op->nr_keys);
+	nf_buf_bytes(b, op->keys, (size_t)op->nr_keys * COLLECT_KEY_BYTES);
+}
+
+static void put_move(struct nf_buf *b, const struct nf_op *op)
+{
+	nf_buf_u64(b, op->ino);
+	nf_buf_u32(b, op->nr_windows);
+	nf_buf_bytes(b, op->windows, op->windows_len);
+}
+
 static void put_body(struct nf_buf *b, const struct nf_op *op)
 {
 	switch (op->kind) {
@@ -164,6 +181,8 @@ static void put_body(struct nf_buf *b, const struct nf_op *op)
 	case NF_OP_XATTR: put_xattr(b, op); break;
 	case NF_OP_CLAIM: put_claim(b, op); break;
 	case NF_OP_SNAPSHOT: put_snapshot(b, op); break;
+	case NF_OP_COLLECT: put_collect(b, op); break;
+	case NF_OP_MOVE: put_move(b, op); break;
 	case NF_OP_KIND_NR: break;
 	}
 }
@@ -436,6 +455,25 @@ static bool get_snapshot(struct nf_rd *rd, const struct nf_pack_id *self, struct
 	return op->flags <= NF_OPF_FORGET;
 }
 
+static bool get_collect(struct nf_rd *rd, struct nf_op *op)
+{
+	op->flags = nf_rd_u8(rd);
+	op->item = nf_rd_u8(rd);
+	op->date_s = (int64_t)nf_rd_u64(rd);
+	op->nr_keys = nf_rd_u32(rd);
+	if (op->flags > NF_OPF_FORGET || op->nr_keys > nf_rd_left(rd) / COLLECT_KEY_BYTES)
+		return false;
+	op->keys = nf_rd_bytes(rd, (size_t)op->nr_keys * COLLECT_KEY_BYTES);
+	/* Whatever else may go: nobody adds roots or deltas this way. */
+	return op->item == NF_ITEM_CONDEMNED ||
+	       (op->flags & NF_OPF_FORGET && (op->item == NF_ITEM_ROOT || op->item == NF_ITEM_DELTA));
+}
+
+static bool get_move(struct nf_rd *rd, struct nf_op *op)
+{
+	return get_ino(rd, &op->ino) && get_windows(rd, op);
+}
+
 static bool get_body(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_op *op)
 {
 	switch (op->kind) {
@@ -448,6 +486,8 @@ static bool get_body(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_
 	case NF_OP_XATTR: return get_xattr(rd, self, op);
 	case NF_OP_CLAIM: return get_claim(rd, op);
 	case NF_OP_SNAPSHOT: return get_snapshot(rd, self, op);
+	case NF_OP_COLLECT: return get_collect(rd, op);
+	case NF_OP_MOVE: return get_move(rd, op);
 	case NF_OP_KIND_NR: break;
 	}
 	return false;
@@ -472,6 +512,13 @@ int nf_op_decode(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_op *
 		return nf_fail(-NF_E_FORMAT_BAD);
 	*out = op;
 	return 0;
+}
+
+struct nf_key nf_op_key(const struct nf_op *op, uint32_t i)
+{
+	const uint8_t *p = op->keys + (size_t)i * COLLECT_KEY_BYTES;
+
+	return (struct nf_key){ .type = op->item, .a = nf_get_be64(p), .b = nf_get_be64(p + 8) };
 }
 
 int nf_op_window_iter(const struct nf_op *op, size_t *pos, uint64_t *first_block,

@@ -17,6 +17,8 @@ enum nf_op_kind {
 	NF_OP_XATTR = 7,
 	NF_OP_CLAIM = 8,
 	NF_OP_SNAPSHOT = 9,
+	NF_OP_COLLECT = 10,
+	NF_OP_MOVE = 11,
 	NF_OP_KIND_NR
 };
 
@@ -36,7 +38,7 @@ enum {
 	NF_OPF_REMOVE = 1,        /* XATTR */
 	NF_OPF_BLOB = 2,          /* XATTR */
 	NF_OPF_HAD_BASE = 4,      /* XATTR */
-	NF_OPF_FORGET = 1,        /* SNAPSHOT */
+	NF_OPF_FORGET = 1,        /* SNAPSHOT, COLLECT */
 };
 
 /* SETATTR mask bits, in encoding order. */
@@ -58,11 +60,11 @@ struct nf_op {
 	enum nf_op_kind kind;
 	enum nf_conflict_mode conflict_mode;
 	struct timespec time;
-	uint64_t ino;    /* all but CLAIM and SNAPSHOT */
+	uint64_t ino;    /* all but CLAIM, SNAPSHOT and COLLECT */
 	uint64_t parent; /* CREATE, LINK, UNLINK, RENAME */
 	const char *name; /* CREATE, LINK, UNLINK, RENAME, XATTR */
 	uint8_t name_len;
-	uint8_t flags; /* RENAME, DATA, XATTR, SNAPSHOT */
+	uint8_t flags; /* RENAME, DATA, XATTR, SNAPSHOT, COLLECT */
 	struct nf_stamp stamp; /* UNLINK, DATA: base version; RENAME: the replaced inode's */
 
 	/* CREATE */
@@ -88,6 +90,7 @@ struct nf_op {
 	uint32_t nr_ranges;
 	const uint8_t *inline_data;
 	uint16_t inline_len;
+	/* DATA, MOVE */
 	const uint8_t *windows; /* nr_windows times u64 first block, str16 extent value; iterate below */
 	size_t windows_len;
 	uint32_t nr_windows;
@@ -107,12 +110,20 @@ struct nf_op {
 
 	/* SNAPSHOT */
 	struct nf_snapshot_entry snapshot;
+
+	/* COLLECT: ROOT, DELTA or CONDEMNED items go (FORGET), or CONDEMNED ones come. */
+	uint8_t item;          /* enum nf_item_type */
+	int64_t date_s;        /* the server's */
+	const uint8_t *keys;   /* nr_keys times the key's a and b, big-endian */
+	uint32_t nr_keys;
 };
 
 void nf_op_encode(struct nf_buf *b, const struct nf_op *op);
 /* Reads one operation; SELF resolves "this pack" in references (NULL: zeros stay). */
 int nf_op_decode(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_op *out);
-/* Windows of a DATA operation: 0, NF_TREE_NONE at the end. */
+/* A COLLECT operation's keys. */
+struct nf_key nf_op_key(const struct nf_op *op, uint32_t i);
+/* Windows of a DATA or MOVE operation: 0, NF_TREE_NONE at the end. */
 int nf_op_window_iter(const struct nf_op *op, size_t *pos, uint64_t *first_block,
 		      const uint8_t **value, size_t *len);
 void nf_op_range(const struct nf_op *op, uint32_t i, uint64_t *start, uint64_t *end);

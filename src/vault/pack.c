@@ -36,6 +36,29 @@ void nf_pack_name(const struct nf_pack_id *id, char out[64])
 		n += snprintf(out + n, 64 - (size_t)n, "%02x", id->b[i]);
 }
 
+static int hex_digit(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+int nf_pack_name_parse(const char *dir, const char *name, struct nf_pack_id *out)
+{
+	struct nf_pack_id id;
+
+	if (strlen(name) != 2 * sizeof id.b || strncmp(dir, name, 2) != 0)
+		return -NF_E_FORMAT_BAD;
+	for (size_t i = 0; i < sizeof id.b; i++) {
+		int hi = hex_digit(name[2 * i]), lo = hex_digit(name[2 * i + 1]);
+		if (hi < 0 || lo < 0)
+			return -NF_E_FORMAT_BAD;
+		id.b[i] = (uint8_t)(hi << 4 | lo);
+	}
+	if (nf_pack_id_is_zero(&id))
+		return -NF_E_FORMAT_BAD;
+	*out = id;
+	return 0;
+}
+
 /* --- one attempt --------------------------------------------------------------- */
 
 static size_t iov_len(const struct iovec *iov, int nr)

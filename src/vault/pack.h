@@ -15,6 +15,8 @@ enum { NF_PACK_MAX_BYTES = 16 << 20 };
 
 /* "packs/xx/<32 hex>" */
 void nf_pack_name(const struct nf_pack_id *id, char out[64]);
+/* The other way, from "xx" and the last component; -NF_E_FORMAT_BAD. */
+int nf_pack_name_parse(const char *dir, const char *name, struct nf_pack_id *out);
 
 struct nf_pack_put {
 	/* Set by the caller. */

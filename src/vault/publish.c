@@ -66,6 +66,20 @@ int nf_moved_add(struct nf_vault *v, const struct nf_block_ref *ref, const struc
 	return 0;
 }
 
+void nf_moved_forget(struct nf_vault *v, const struct nf_pack_set *packs)
+{
+	struct nf_avl_node *n = nf_avl_first(&v->moved), *next;
+
+	for (; n; n = next) {
+		struct nf_moved *m = nf_container_of(n, struct nf_moved, node);
+		next = nf_avl_next(n);
+		if (!nf_pack_set_find(packs, &m->pack))
+			continue;
+		nf_avl_erase(&v->moved, n);
+		free(m);
+	}
+}
+
 void nf_moved_trim(struct nf_vault *v, uint64_t bound)
 {
 	struct nf_avl_node *n;
@@ -117,6 +131,8 @@ static int upload_run(struct upload *u, size_t first, size_t nr, size_t at, size
 	uint32_t offset = 0;
 
 	int r = nf_pack_put(&put);
+	if (r == 0)
+		r = nf_named_add(v, &put.id);
 	for (size_t i = first; r == 0 && i < first + nr; i++) {
 		r = nf_moved_add(v, &u->refs[i], &put.id, offset);
 		offset += u->refs[i].sealed_len;
@@ -378,7 +394,7 @@ static int encode_delta(struct nf_vault *v, struct nf_epoch *e, const struct nf_
 	while (r == 0 && nf_rd_left(&rd)) {
 		struct nf_op op;
 		r = nf_op_decode(&rd, NULL, &op);
-		if (r == 0 && op.kind == NF_OP_DATA && op.nr_windows)
+		if (r == 0 && op.nr_windows)
 			r = translate_op(v, view, &op, &windows);
 		if (r == 0)
 			nf_op_encode(&ops, &op);
@@ -439,6 +455,27 @@ static int batch_replace(struct batch *b, size_t i, struct nf_buf *value)
 	return 0;
 }
 
+static int cmp_change(const void *pa, const void *pb)
+{
+	const struct nf_change *a = pa, *b = pb;
+	return nf_key_cmp(&a->key, &b->key);
+}
+
+/* Says that KEY's leaf is to be written even if nothing changes there; the batch is to be sorted again.  Takes VALUE's
+ * memory. */
+static int batch_touch(struct batch *b, const struct nf_key *key, struct nf_buf *value)
+{
+	struct nf_change *c = realloc(b->c, (b->nr + 1) * sizeof *c);
+
+	if (!c) {
+		nf_buf_deinit(value);
+		return nf_fail(-ENOMEM);
+	}
+	b->c = c;
+	c[b->nr] = (struct nf_change){ .key = *key, .rewrite = true };
+	return batch_replace(b, b->nr++, value);
+}
+
 /* Patches become whole windows: what the patch does not name comes from the tree below. */
 static int fold_extents(struct nf_vault *v, struct batch *b, const struct nf_view *view)
 {
@@ -487,25 +524,33 @@ static int fold_extents(struct nf_vault *v, struct batch *b, const struct nf_vie
 	return r;
 }
 
-static int put_counter(struct nf_vault *v, struct nf_layer *l, const struct nf_ref *root, uint64_t which,
-		       int64_t difference)
+/* 0, NF_TREE_NONE or negative. */
+static int lookup_base(struct nf_vault *v, const struct nf_ref *root, const struct nf_key *key, struct nf_val *out)
 {
-	struct nf_key key = { .type = NF_ITEM_COUNTER, .a = which };
 	struct nf_want w = NF_WANT_INIT;
-	struct nf_val val = { 0 };
-	int64_t now = 0;
-	uint8_t out[8];
 	int r;
 
-	if (!difference)
-		return 0;
-	while ((r = nf_tree_lookup(v->nodes, root, &key, &w, &val)) == NF_TREE_WANT) {
+	while ((r = nf_tree_lookup(v->nodes, root, key, &w, out)) == NF_TREE_WANT) {
 		r = v->src.load(v->src.ctx, &w);
 		if (r < 0)
 			break;
 		w.nr = 0;
 	}
 	nf_want_deinit(&w);
+	return r;
+}
+
+static int put_counter(struct nf_vault *v, struct nf_layer *l, const struct nf_ref *root, uint64_t which,
+		       int64_t difference)
+{
+	struct nf_key key = { .type = NF_ITEM_COUNTER, .a = which };
+	struct nf_val val = { 0 };
+	int64_t now = 0;
+	uint8_t out[8];
+
+	if (!difference)
+		return 0;
+	int r = lookup_base(v, root, &key, &val);
 	if (r == 0 && val.len == 8)
 		now = (int64_t)nf_get_le64(val.p);
 	nf_val_deinit(&val);
@@ -544,11 +589,66 @@ struct publishing {
 	struct nf_ref root, delta;
 };
 
+static int emit_node(void *ctx, unsigned level, const void *plain, size_t len, struct nf_ref *out)
+{
+	struct publishing *p = ctx;
+
+	int r = nf_named_add_node(p->v, level, plain, len);
+	return r < 0 ? r : nf_meta_pack_emit(&p->meta, level, plain, len, out);
+}
+
+static int cmp_keys(const void *a, const void *b) { return nf_key_cmp(a, b); }
+
+static int touch_key(struct publishing *p, struct batch *b, const struct nf_key *key)
+{
+	struct nf_val val = { 0 };
+	struct nf_buf value = NF_BUF_INIT;
+
+	int r = lookup_base(p->v, &p->merged.base->root, key, &val);
+	if (r)
+		return r == NF_TREE_NONE ? 0 : r;
+	r = nf_item_rebase(key->type, val.p, val.len, &val.self, &value);
+	nf_val_deinit(&val);
+	if (r == 0)
+		return batch_touch(b, key, &value);
+	nf_buf_deinit(&value);
+	return r;
+}
+
+/* The nodes that hold marked keys are written anew with the values they have; what changes anyway stays as it is. */
+static int add_touched(struct publishing *p, struct batch *b)
+{
+	struct nf_vault *v = p->v;
+	size_t changes = b->nr;
+	int r = 0;
+
+	nf_lock_take(&v->ns);
+	size_t nr = v->nr_touched;
+	nf_auto_free struct nf_key *keys = nr ? malloc(nr * sizeof *keys) : NULL;
+	if (keys)
+		memcpy(keys, v->touched, nr * sizeof *keys);
+	p->e->nr_touched = keys ? nr : 0;
+	nf_lock_drop(&v->ns);
+	if (!keys)
+		return nr ? nf_fail(-ENOMEM) : 0;
+	qsort(keys, nr, sizeof *keys, cmp_keys);
+	for (size_t i = 0; r == 0 && i < nr; i++) {
+		struct nf_change one = { .key = keys[i] };
+		if ((i && !nf_key_cmp(&keys[i - 1], &keys[i])) ||
+		    (changes && bsearch(&one, b->c, changes, sizeof one, cmp_change)))
+			continue;
+		r = touch_key(p, b, &keys[i]);
+	}
+	if (r == 0)
+		qsort(b->c, b->nr, sizeof *b->c, cmp_change);
+	return r;
+}
+
 static int build_tree(struct publishing *p)
 {
 	struct nf_vault *v = p->v;
 	struct batch b = { 0 };
-	struct nf_tree_writer w = { .emit = nf_meta_pack_emit, .ctx = &p->meta, .spread_max = SPREAD_MAX,
+	struct nf_tree_writer w = { .emit = emit_node, .ctx = p, .spread_max = SPREAD_MAX,
 				    .spread_budget_nodes = SPREAD_BUDGET };
 
 	int r = nf_layer_batch(p->all, &b.c, &b.nr, &b.cuts, &b.nr_cuts);
@@ -556,6 +656,8 @@ static int build_tree(struct publishing *p)
 		r = upload_blocks(v, b.c, b.nr, &p->view);
 	if (r == 0)
 		r = fold_extents(v, &b, &p->view);
+	if (r == 0 && p->e)
+		r = add_touched(p, &b);
 	if (r == 0 && p->e && nf_ref_is_null(&p->delta)) {
 		struct nf_buf plain = NF_BUF_INIT;
 		struct nf_seal_id id = { .type = NF_SEAL_DELTA, .birth = p->e->seq, .index = v->writer };
@@ -579,7 +681,8 @@ static int send_meta(struct nf_meta_pack *m, struct nf_pack_put *put)
 
 	*put = (struct nf_pack_put){ .store = v->store, .cache = v->cache, .iov = &iov, .nr_iov = 1,
 				     .stop = &v->stop, .given_id = m->full != NULL, .id = m->id };
-	return nf_pack_put(put);
+	int r = nf_pack_put(put);
+	return r < 0 ? r : nf_named_add(v, &put->id);
 }
 
 static int meta_full(struct nf_meta_pack *m)
@@ -759,6 +862,8 @@ static int publish(struct nf_vault *v, const struct nf_head *const *leaves, size
 		nf_pack_id_random(&p.meta.id);
 	}
 	int r = nf_merge(v, leaves, nr, &p.merged);
+	if (r == 0 && own && !v->frozen->sent)
+		r = nf_named_recheck(v, leaves[0]);
 	if (r == 0 && own) {
 		p.e = v->frozen; /* only this thread takes it away */
 		p.delta = p.e->delta;

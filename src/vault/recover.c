@@ -223,7 +223,7 @@ static int check_ops(struct nf_recovered *rc, struct nf_journal *j, const uint8_
 		int r = nf_op_decode(&rd, NULL, &op);
 		if (r < 0)
 			return r;
-		if (op.kind == NF_OP_DATA && !op_whole(rc, j, &op, segment, from_bytes))
+		if ((op.kind == NF_OP_DATA || op.kind == NF_OP_MOVE) && !op_whole(rc, j, &op, segment, from_bytes))
 			return NF_JOURNAL_CUT;
 	}
 	return 0;

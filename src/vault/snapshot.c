@@ -122,21 +122,8 @@ static int record(struct nf_vault *v, const struct nf_snapshot_entry *e, bool fo
 {
 	struct nf_op op = { .kind = NF_OP_SNAPSHOT, .conflict_mode = NF_MODE_STASH, .time = nf_clock_real(),
 			    .flags = forget ? NF_OPF_FORGET : 0, .snapshot = *e };
-	struct nf_want w = NF_WANT_INIT;
-	int r;
 
-	for (;;) {
-		nf_lock_take(&v->ns);
-		r = nf_vault_do(v, &op, &w);
-		nf_lock_drop(&v->ns);
-		if (r != NF_TREE_WANT)
-			break;
-		r = v->src.load(v->src.ctx, &w);
-		if (r < 0)
-			break;
-	}
-	nf_want_deinit(&w);
-	return r;
+	return nf_vault_do_waiting(v, &op);
 }
 
 int nf_vault_snapshot_create(struct nf_vault *v, const char *name, _Atomic bool *stop)

@@ -85,6 +85,7 @@ struct nf_change {
 	struct nf_key key;
 	const void *value; /* NULL: the key is removed */
 	size_t len;
+	bool rewrite; /* its leaf is written anew even if it has this value */
 };
 /* Keys in [from, to) are removed before the changes apply; sorted, disjoint. */
 struct nf_cutout {
@@ -120,6 +121,11 @@ typedef int nf_diff_fn(void *ctx, const struct nf_key *key, const struct nf_val 
  * and never read. */
 int nf_tree_diff(struct nf_node_source *src, const struct nf_ref *old, const struct nf_ref *now,
 		 nf_diff_fn *fn, void *ctx);
+
+/* The same, telling of each node that was opened, on which side: a node that both trees have may be opened, then on both
+ * sides.  So what one tree has more of than the other is the difference of the two sides. */
+int nf_tree_diff_nodes(struct nf_node_source *src, const struct nf_ref *old, const struct nf_ref *now, nf_diff_fn *fn,
+		       int (*opened)(void *ctx, const struct nf_ref *ref, bool is_old), void *ctx);
 
 /* Walks every node and calls FN for each item and NODE_FN (may be NULL) for each node's reference. */
 int nf_tree_walk(struct nf_node_source *src, const struct nf_ref *root,

@@ -27,6 +27,9 @@ struct cursor {
 	struct level stack[NF_TREE_LEVELS_MAX];
 	unsigned depth;
 	struct nf_ref root;
+	int (*opened)(void *ctx, const struct nf_ref *ref, bool is_old); /* NULL: nobody asks */
+	void *ctx;
+	bool is_old;
 	bool at_root; /* on the root itself, not opened */
 };
 
@@ -153,6 +156,10 @@ static int open_subtree(struct cursor *c, const struct cursor *other)
 		r = nf_source_get(c->src, &ref, lo, hi, &node);
 	if (r < 0)
 		return r;
+	if (c->opened && (r = c->opened(c->ctx, &ref, c->is_old)) < 0) {
+		nf_node_put(node);
+		return r;
+	}
 	c->at_root = false;
 	NF_ASSERT(c->depth < NF_TREE_LEVELS_MAX);
 	c->stack[c->depth++] = (struct level){ .node = node, .hi = hi };
@@ -242,8 +249,8 @@ static int advance(struct cursor *a, struct cursor *b, nf_diff_fn *fn, void *ctx
 	return r;
 }
 
-int nf_tree_diff(struct nf_node_source *src, const struct nf_ref *old, const struct nf_ref *now,
-		 nf_diff_fn *fn, void *ctx)
+int nf_tree_diff_nodes(struct nf_node_source *src, const struct nf_ref *old, const struct nf_ref *now, nf_diff_fn *fn,
+		       int (*opened)(void *ctx, const struct nf_ref *ref, bool is_old), void *ctx)
 {
 	nf_auto(cursor_deinit) struct cursor a = { .depth = 0 };
 	nf_auto(cursor_deinit) struct cursor b = { .depth = 0 };
@@ -251,7 +258,16 @@ int nf_tree_diff(struct nf_node_source *src, const struct nf_ref *old, const str
 
 	if (r == 0)
 		r = cursor_init(&b, src, now);
+	a.opened = b.opened = opened;
+	a.ctx = b.ctx = ctx;
+	a.is_old = true;
 	while (r == 0 && !(at_end(&a) && at_end(&b)))
 		r = advance(&a, &b, fn, ctx);
 	return r;
+}
+
+int nf_tree_diff(struct nf_node_source *src, const struct nf_ref *old, const struct nf_ref *now, nf_diff_fn *fn,
+		 void *ctx)
+{
+	return nf_tree_diff_nodes(src, old, now, fn, NULL, ctx);
 }

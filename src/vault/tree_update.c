@@ -149,7 +149,7 @@ static int merge_leaf(struct update *u, const struct nf_node *leaf, size_t c, si
 			size_t cut = cut_at(u, &key);
 			kept = cut == u->nr_cuts || nf_key_cmp(&u->cuts[cut].from, &key) > 0;
 		}
-		if (cmp == 0 && ch->value)
+		if (cmp == 0 && ch->value && !ch->rewrite)
 			r = same_value(leaf, i, ch, &same);
 		if (r < 0)
 			break;

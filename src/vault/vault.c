@@ -467,6 +467,8 @@ void nf_vault_close(struct nf_vault *v)
 	nf_epoch_free(v->frozen);
 	nf_epoch_free(v->current);
 	nf_moved_trim(v, UINT64_MAX);
+	nf_named_reported(v);
+	free(v->touched);
 	nf_nodes_free(v->nodes);
 	nf_cache_close(v->cache);
 	nf_aio_free(v->aio);

@@ -77,6 +77,34 @@ int nf_vault_snapshot_remove(struct nf_vault *v, const char *name, const char *i
 /* Offline by command, and back.  0, or -EOPNOTSUPP without a link. */
 int nf_vault_hold(struct nf_vault *v, bool held);
 
+/* --- collecting what nothing needs any more (docs/internals/protocol.md, "Garbage") ----- */
+
+struct nf_gc_options {
+	bool dry_run;            /* look and count only; a read-only vault can do that too */
+	bool idle;               /* not worth a commit: nothing is done */
+	uint64_t grace_s;        /* by the server's clock, between condemning and deleting */
+	uint64_t keep_heads;     /* commits, the newest included */
+	uint64_t keep_days;
+	uint64_t lease_days;     /* since a writer's last commit: what it may stand on is kept */
+	unsigned repack_percent; /* packs of which less than this is named are copied together; 0: none */
+	uint64_t max_nodes;      /* tree nodes that may be fetched; 0: any number. -NF_E_GC_TOO_MUCH */
+};
+struct nf_gc_result {
+	uint64_t packs, bytes;                 /* on the store */
+	uint64_t live_packs, live_bytes;       /* needed; bytes of them that are named */
+	uint64_t dead_packs, dead_bytes;       /* condemned by this run (dry run: that would be) */
+	uint64_t leftover_packs, leftover_bytes; /* of those: never named, of broken uploads */
+	uint64_t waiting_packs, waiting_bytes; /* condemned; grace has not passed */
+	uint64_t deleted_packs, deleted_bytes; /* by this run (dry run: that would be) */
+	uint64_t young_packs;                  /* not named, but perhaps still being uploaded */
+	uint64_t roots_kept, roots_dropped, deltas_dropped;
+	uint64_t moved_packs, moved_bytes;     /* copied together out of packs hardly needed */
+	uint64_t damaged_roots;                /* kept, and something of them cannot be read */
+};
+void nf_gc_defaults(struct nf_gc_options *o);
+/* One run.  Blocks, perhaps for long.  STOP may be NULL. */
+int nf_vault_gc(struct nf_vault *v, const struct nf_gc_options *o, _Atomic bool *stop, struct nf_gc_result *out);
+
 struct nf_vault_status {
 	bool connected;          /* the link says so; without one: the last exchange with the store succeeded */
 	bool held;               /* offline by command */

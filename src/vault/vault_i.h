@@ -34,6 +34,7 @@
 #include "vault/head.h"
 #include "vault/look.h"
 #include "vault/pack.h"
+#include "vault/pack_set.h"
 #include "vault/vault.h"
 
 #include <stdatomic.h>
@@ -71,6 +72,8 @@ struct nf_epoch {
 	struct nf_ref delta;      /* n  once it is on the store */
 	uint64_t first_spare;     /* n  of the delta, once encoded */
 	struct nf_vector_entry dot; /* n  valid once `delta` is */
+	struct nf_epoch *next;    /* in v->unreported */
+	size_t nr_touched;        /* n  of v->touched, written by its commit */
 };
 
 /* Blocks stored by write requests of groups not yet drained: a window's patch. */
@@ -185,6 +188,13 @@ struct nf_vault {
 	struct nf_list dirty_list;  /* n */
 	uint64_t dirty_since_ns;    /* n  when the list got its first since the last cut; 0 */
 	struct nf_avl moved;        /* n  of nf_moved */
+	struct nf_pack_set named;   /* n  packs that what we published names, until it is reported */
+	int64_t named_since_s;      /* n  the server's date before the first of them was sent; 0: unknown */
+	uint64_t repair_seq;        /* the committer's: the dot that sends again what others took away */
+	struct nf_epoch *unreported; /* the committer's: dots contained in the base, newest first */
+	struct nf_key *touched;     /* n  keys whose leaves the next commit writes anew */
+	size_t nr_touched;          /* n */
+	int64_t look_date_s;        /* n  the server's, at the last look */
 	uint32_t writer;            /* n  prefix; 0: none yet */
 	bool claiming;              /* the prefix is not known to be ours yet */
 	uint8_t writer_id[16];      /* n */
@@ -202,6 +212,9 @@ struct nf_vault {
 	uint64_t pruned_looks;      /* looks_done at the last pruning; the committer's */
 	bool want_commit;           /* n  commit now */
 	bool want_look;             /* n */
+	bool want_whole_look;       /* n  also if a listing shows nothing new */
+	uint64_t settled_looks;     /* n  looks that showed one leaf, the base */
+	int64_t settled_date_s;     /* n  the server's, at the last of them */
 	bool stopping;              /* n */
 	unsigned telling;           /* n  flushes before a take-over */
 	uint64_t have_news;         /* n  take-overs so far */
@@ -238,6 +251,8 @@ int nf_vault_do(struct nf_vault *v, const struct nf_op *op, struct nf_want *w) N
 /* A drained group of VN: into the epoch it belongs to. */
 int nf_vault_do_data(struct nf_vault *v, struct nf_vnode *vn, const struct nf_op *op, bool frozen)
 	NF_REQUIRES(v->ns);
+/* The same from a thread that may wait; what is still to be drained into the frozen epoch goes first. */
+int nf_vault_do_waiting(struct nf_vault *v, const struct nf_op *op);
 /* A fresh inode number. */
 uint64_t nf_vault_new_ino(struct nf_vault *v) NF_REQUIRES(v->ns);
 /* E NULL (a read-only vault): for nf_apply_inode() only. */

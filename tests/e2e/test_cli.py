@@ -19,8 +19,8 @@ from cli_lib import PASS, Site
 from vault_lib import (BUSY, DAMAGED, DENIED, ERROR, EXITS, FOREIGN, KEY, MOUNT, NO_VAULT, NOT_MOUNTED, OFFLINE, OK,
                        USAGE, servers)
 
-COMMANDS = ["init", "mount", "umount", "status", "sync", "offline", "online", "key", "ls", "cat", "get", "check", "snapshot", "stats",
-            "regions", "requests", "map", "trace"]
+COMMANDS = ["init", "mount", "umount", "status", "sync", "offline", "online", "key", "ls", "cat", "get", "check", "gc", "snapshot",
+            "stats", "regions", "requests", "map", "trace"]
 
 
 @pytest.fixture
@@ -560,3 +560,24 @@ def test_a_mirror_is_a_vault_of_its_own_and_catches_up(vault):
     assert vault.run("cat", mirror, "/f").stdout == "two"
     vault.run("check", mirror, "--read-data")
     vault.umount()
+
+
+def test_gc_frees_what_no_kept_commit_needs_on_a_mount_and_without(vault):
+    keep = ["--keep-heads", "1", "--keep-days", "0", "--lease-days", "0", "--grace", "0"]
+    vault.mount()
+    f = vault.mnt / "f"
+    for i in range(3):
+        f.write_bytes(os.urandom(2 << 20))
+        vault.run("sync", "-q", vault.mnt)
+    before = json.loads(vault.run("gc", vault.mnt, "--json", "--dry-run", *keep).stdout)
+    assert before["dead_bytes"] > 4 << 20 and before["deleted_packs"] == 0
+    assert "would be condemned" in vault.run("gc", vault.mnt, "--dry-run", *keep).stdout
+    assert json.loads(vault.run("gc", vault.mnt, "--json", *keep).stdout)["dead_bytes"] == before["dead_bytes"]
+    data = f.read_bytes()
+    vault.umount()
+    gone = json.loads(vault.run("gc", vault.store, "--json", *keep).stdout)
+    assert gone["deleted_bytes"] >= before["dead_bytes"]
+    vault.run("check", vault.store, "--read-data")
+    vault.mount()
+    assert f.read_bytes() == data
+    assert "is not a time" in vault.run("gc", vault.mnt, "--grace", "soon", code=USAGE).stderr

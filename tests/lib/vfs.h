@@ -83,6 +83,20 @@ static inline struct vfs vfs_mount(const struct vfs_site *s, const char *name)
 	return m;
 }
 
+/* The same over a store of the caller's, which is taken. */
+static inline int vfs_mount_over(const struct vfs_site *s, const char *name, struct nf_store *store, struct vfs *m)
+{
+	char cache[200], state[200];
+	struct nf_vault_options o = vfs_options(s, name, cache, state);
+
+	nf_store_free(o.store);
+	o.store = store;
+	int r = nf_vault_open(&o, &m->v);
+	if (r == 0)
+		m->fs = nf_vault_fs(m->v);
+	return r;
+}
+
 static inline void vfs_unmount(struct vfs *m)
 {
 	nf_vault_close(m->v);

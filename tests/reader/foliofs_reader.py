@@ -402,7 +402,7 @@ def make_key(ino, kind, a=0, b=0):
 
 
 K_INODE, K_PARENT, K_XATTR, K_EXTENT, K_DIRENT = range(1, 6)
-K_ROOT, K_DELTA, K_SNAPSHOT = 17, 18, 19
+K_ROOT, K_DELTA, K_SNAPSHOT, K_CONDEMNED = 17, 18, 19, 21
 
 
 # -- vault -------------------------------------------------------------------------------
@@ -811,6 +811,10 @@ def check_root(vault, root, done, deltas):
             deltas.add((get_ref(rd, pack), _a, _b))
             rd.get("qQ")
             rd.end()
+        elif kind == K_CONDEMNED:
+            rd = Rd(value)
+            rd.get("q")
+            rd.end()
     for ino, i in inodes.items():
         if stat.S_ISDIR(i.mode):
             named += [(ino, name, child, kind) for name, child, kind in tree.entries(ino)]
@@ -843,6 +847,7 @@ def cmd_check(vault, _args, out):
     leaves = vault.leaves(heads)
     need(leaves, "no head")
     done, deltas, roots, queue, files = set(), set(), set(), [h.root for h in leaves], 0
+    leaf_roots = {h.root for h in leaves}
     for h in leaves:
         if h.delta:
             deltas.add((h.delta, h.writer, h.writer_seq))
@@ -851,9 +856,12 @@ def cmd_check(vault, _args, out):
         if root in roots:
             continue
         roots.add(root)
-        inodes, older = check_root(vault, root, done, deltas)
+        # What is kept is what the leaves say; an older root may name others that were let go since.
+        of_leaf = root in leaf_roots
+        inodes, older = check_root(vault, root, done, deltas if of_leaf else set())
         files = max(files, len(inodes))
-        queue += [r for r in older if r]
+        if of_leaf:
+            queue += [r for r in older if r]
     for ref, writer, seq in deltas:
         vault.blob(DELTA, ref, struct.pack("<IQ", writer, seq))
     out.write(f"{len(leaves)} leaves, {len(roots)} roots, {files} inodes, {len(done)} blocks, {len(deltas)} deltas\n")

@@ -1,0 +1,151 @@
+/* foliofs gc STORE|DIR */
+#include "base/error.h"
+#include "base/mem.h"
+#include "cli/live.h"
+#include "cli/open.h"
+#include "daemon/gc_text.h"
+#include "daemon/json.h"
+#include "daemon/paths.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+enum { GC_CACHE_BYTES = 256 << 20, GC_MEMORY_BYTES = 32 << 20 };
+
+/* Text options, because 0 means something. */
+static int number(const char *name, const char *value, bool time, uint64_t *out)
+{
+	uint64_t n;
+
+	if (!value)
+		return 0;
+	int r = time ? nf_time_parse(value, &n) : nf_count_parse(value, &n);
+	if (r < 0 || n > UINT32_MAX * UINT64_C(1000)) {
+		nf_complain("--%s: \"%s\" is not %s", name, value, time ? "a time" : "a number");
+		return nf_fail(-NF_E_OPTION);
+	}
+	*out = time ? n / 1000 : n;
+	return 0;
+}
+
+int nf_gc_options_of(const struct nf_options *o, struct nf_gc_options *out)
+{
+	nf_gc_defaults(out);
+	out->dry_run = o->dry_run;
+	int r = number("grace", o->grace, true, &out->grace_s);
+	if (r == 0)
+		r = number("keep-heads", o->keep_heads, false, &out->keep_heads);
+	if (r == 0)
+		r = number("keep-days", o->keep_days, false, &out->keep_days);
+	if (r == 0)
+		r = number("lease-days", o->lease_days, false, &out->lease_days);
+	return r;
+}
+
+/* --- by the daemon that has it mounted ------------------------------------------------- */
+
+static enum nf_exit live(const char *path, const struct nf_gc_options *o, const struct nf_options *opt)
+{
+	nf_auto_free char *reply = NULL, *text = NULL;
+	struct nf_text q = NF_TEXT_INIT;
+	struct nf_live l;
+	const char *p;
+	size_t len;
+
+	enum nf_exit e = nf_live_reach(path, &l);
+	if (e)
+		return e;
+	nf_textf(&q, "{\"cmd\":\"gc\",\"dry_run\":%d,\"grace\":%" PRIu64 ",\"keep_heads\":%" PRIu64 ",\"keep_days\":%" PRIu64
+		 ",\"lease_days\":%" PRIu64 "}", o->dry_run, o->grace_s, o->keep_heads, o->keep_days, o->lease_days);
+	int r = nf_live_ask_long(&l, nf_text_str(&q), opt->quiet, &reply);
+	nf_text_deinit(&q);
+	if (r == 0 && opt->json && (r = nf_json_raw(reply, "result", &p, &len)) == 0)
+		(void)printf("%.*s\n", (int)len, p);
+	else if (r == 0 && !opt->json && (r = nf_json_string(reply, "text", &text)) == 0)
+		(void)fputs(text, stdout);
+	if (r < 0)
+		e = nf_live_failed(&l, "gc", r);
+	nf_live_leave(&l);
+	if (e == NF_EXIT_OK && fflush(stdout))
+		e = NF_EXIT_ERROR;
+	return e;
+}
+
+/* --- without a mount ------------------------------------------------------------------------ */
+
+static enum nf_exit print(const struct nf_gc_options *o, const struct nf_gc_result *r, bool json)
+{
+	struct nf_text t = NF_TEXT_INIT;
+
+	if (json)
+		nf_gc_json(r, &t), nf_textf(&t, "\n");
+	else
+		nf_gc_text(r, o->dry_run, &t);
+	bool ok = nf_print(&t);
+	nf_text_deinit(&t);
+	return ok ? NF_EXIT_OK : NF_EXIT_ERROR;
+}
+
+/* As this device, with its own state: what it collects it commits. */
+static int open_writer(const struct nf_header *h, const struct nf_options *o, struct nf_store *store,
+		       struct nf_vault **out)
+{
+	struct nf_vault_paths paths;
+
+	int r = nf_vault_paths_of(nf_header_volume_id(h), o->cache_dir, &paths);
+	if (r < 0) {
+		nf_store_free(store);
+		return r;
+	}
+	struct nf_vault_options v = { .store = store, .header = h, .cache_dir = paths.cache, .state_dir = paths.state,
+				      .cache_size_bytes = GC_CACHE_BYTES, .memory_bytes = GC_MEMORY_BYTES,
+				      .no_threads = true, .expect = o->expect };
+	r = nf_vault_open(&v, out);
+	nf_vault_paths_deinit(&paths);
+	return r;
+}
+
+static enum nf_exit offline(const char *address, const struct nf_gc_options *o, const struct nf_options *opt)
+{
+	struct nf_gc_result result;
+	struct nf_vault *v = NULL;
+	struct nf_store *store;
+	struct nf_header *h;
+	struct nf_site site;
+
+	enum nf_exit e = nf_site_init(address, opt, &site);
+	if (e == NF_EXIT_OK)
+		e = nf_site_header(&site, opt, &store, &h);
+	if (e) {
+		nf_site_deinit(&site);
+		return e;
+	}
+	int r = open_writer(h, opt, store, &v);
+	nf_header_free(h);
+	if (r == 0)
+		r = nf_vault_gc(v, o, NULL, &result);
+	nf_vault_close(v);
+	if (r == -NF_E_CACHE_LOCKED)
+		nf_complain("the vault is mounted here: say foliofs gc DIR");
+	e = r == -NF_E_CACHE_LOCKED ? NF_EXIT_ERROR : r < 0 ? nf_site_complain(&site, r, NULL) : print(o, &result, opt->json);
+	nf_site_deinit(&site);
+	return e;
+}
+
+static bool is_mount(const char *path)
+{
+	struct nf_mount m;
+
+	return nf_mount_find(path, false, &m) == 0;
+}
+
+enum nf_exit nf_cmd_gc(struct nf_args *a)
+{
+	struct nf_gc_options o;
+
+	if (nf_gc_options_of(&a->opt, &o) < 0)
+		return NF_EXIT_USAGE;
+	if (!a->arg[0] || is_mount(a->arg[0]))
+		return live(a->arg[0], &o, &a->opt);
+	return offline(a->arg[0], &o, &a->opt);
+}

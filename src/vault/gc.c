@@ -1,0 +1,524 @@
+/* vault/gc.c - one run of the collector.
+ *
+ *    look: one leaf (G1)
+ *      what is kept: roots, deltas; what they name; what the store holds
+ *      look again: still that leaf ----- no: from the start
+ *        delete what was condemned already, is old enough and is not named (G2)
+ *        move what is worth it out of packs that are hardly named
+ *        commit: condemned, gone, roots and deltas no longer kept
+ *
+ * The rules G1 to G6 are those of docs/internals/protocol.md.  Everything that a run changes in the tree it does as
+ * operations of a commit, so it merges with what others do at the same time. */
+#include "vault/gc.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+#include "base/trace.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+enum {
+	DAY_S = 86400,
+	KEYS_PER_OP = 1000,
+	/* A committer that sent its packs less than half of this ago finds them in the list, deleted or not; one that sent
+	 * them earlier asks the store (gc_named.c). */
+	LISTED_S = 3600,
+	TRIES = 5,
+	/* A run of an idle mount does nothing for less. */
+	WORTH_BYTES = 1 << 20,
+	WORTH_ROOTS = 32,
+};
+
+void nf_gc_defaults(struct nf_gc_options *o)
+{
+	*o = (struct nf_gc_options){ .grace_s = 3 * DAY_S, .keep_heads = 1000, .keep_days = 30, .lease_days = 90,
+				     .repack_percent = 50 };
+}
+
+/* --- the leaf -------------------------------------------------------------------------- */
+
+/* A look that showed one leaf, and that one taken over: a copy of it and the server's date. */
+static int settle(struct nf_gc *g)
+{
+	struct nf_vault *v = g->v;
+
+	for (int i = 0; i < TRIES; i++) {
+		nf_lock_take(&v->ns);
+		uint64_t had = v->settled_looks;
+		v->want_whole_look = true;
+		nf_lock_drop(&v->ns);
+		int r = nf_vault_refresh(v);
+		if (r < 0)
+			return r;
+		nf_head_deinit(&g->leaf);
+		nf_lock_take(&v->ns);
+		bool settled = v->settled_looks != had || v->fixed;
+		g->date_s = v->settled_date_s;
+		r = nf_head_copy(&g->leaf, &v->base);
+		nf_lock_drop(&v->ns);
+		if (r < 0 || settled)
+			return r;
+	}
+	return nf_fail(-NF_E_STORE_BUSY);
+}
+
+/* --- what is kept ------------------------------------------------------------------------- */
+
+static struct nf_gc_root *new_root(struct nf_gc *g)
+{
+	if (g->nr_roots == g->cap_roots) {
+		size_t cap = g->cap_roots ? 2 * g->cap_roots : 64;
+		struct nf_gc_root *p = realloc(g->roots, cap * sizeof *p);
+		if (!p)
+			return NULL;
+		g->roots = p;
+		g->cap_roots = cap;
+	}
+	struct nf_gc_root *r = &g->roots[g->nr_roots++];
+	*r = (struct nf_gc_root){ 0 };
+	return r;
+}
+
+static int take_root(void *ctx, const struct nf_key *key, const struct nf_val *val)
+{
+	struct nf_gc *g = ctx;
+	struct nf_root_item item;
+
+	int r = nf_root_decode(val->p, val->len, &val->self, &item);
+	if (r < 0)
+		return nf_fail(r);
+	struct nf_gc_root *root = new_root(g);
+	if (!root)
+		return nf_fail(-ENOMEM);
+	*root = (struct nf_gc_root){ .key = *key, .seq = key->a, .time_s = item.time_s, .root = item.root };
+	return 0;
+}
+
+static int take_snapshots(void *ctx, const struct nf_key *key, const struct nf_val *val)
+{
+	struct nf_gc *g = ctx;
+	struct nf_snapshot_entry e;
+	size_t pos = 0;
+	int r;
+
+	while ((r = nf_snapshot_iter(val->p, val->len, &val->self, &pos, &e)) == 0) {
+		struct nf_gc_root *root = new_root(g);
+		if (!root)
+			return nf_fail(-ENOMEM);
+		*root = (struct nf_gc_root){ .key = *key, .seq = e.seq, .root = e.root, .kept = true };
+	}
+	return r < 0 ? nf_fail(r) : 0;
+}
+
+static int take_delta(void *ctx, const struct nf_key *key, const struct nf_val *val)
+{
+	struct nf_gc *g = ctx;
+	struct nf_delta_item item;
+
+	int r = nf_delta_item_decode(val->p, val->len, &val->self, &item);
+	if (r < 0)
+		return nf_fail(r);
+	if (g->nr_deltas == g->cap_deltas) {
+		size_t cap = g->cap_deltas ? 2 * g->cap_deltas : 64;
+		struct nf_gc_delta *p = realloc(g->deltas, cap * sizeof *p);
+		if (!p)
+			return nf_fail(-ENOMEM);
+		g->deltas = p;
+		g->cap_deltas = cap;
+	}
+	g->deltas[g->nr_deltas++] = (struct nf_gc_delta){ .key = *key, .head_seq = item.head_seq, .pack = item.delta.pack,
+							  .bytes = item.delta.sealed_len };
+	return 0;
+}
+
+/* Clocks of writers may be years off.  Heads follow one another, so none is older than one before it; what claims to be of
+ * the future is as old as the next one that does not. */
+static void put_times_right(struct nf_gc *g, size_t nr)
+{
+	int64_t least = 0, next = g->date_s;
+
+	for (size_t i = nr; i-- > 0;) {
+		if (g->roots[i].time_s > g->date_s)
+			g->roots[i].time_s = next;
+		next = g->roots[i].time_s;
+	}
+	for (size_t i = 0; i < nr; i++)
+		g->roots[i].time_s = least = NF_MAX(least, g->roots[i].time_s);
+}
+
+struct leases {
+	struct nf_gc *g;
+	size_t nr;      /* roots that are commits */
+	uint64_t since; /* the lowest seq that somebody may stand on */
+};
+
+/* The commit that published this writer's last dot, if it is still known. */
+static uint64_t stands_on(const struct nf_gc *g, uint64_t writer, uint64_t seq)
+{
+	if (g->leaf.writer == writer && g->leaf.writer_seq == seq)
+		return g->leaf.id.seq;
+	for (size_t i = 0; i < g->nr_deltas; i++)
+		if (g->deltas[i].key.a == writer && g->deltas[i].key.b == seq)
+			return g->deltas[i].head_seq;
+	return UINT64_MAX;
+}
+
+static int take_writer(void *ctx, const struct nf_key *key, const struct nf_val *val)
+{
+	struct leases *l = ctx;
+	struct nf_gc *g = l->g;
+	struct nf_writer_item w;
+
+	int r = nf_writer_decode(val->p, val->len, &w);
+	/* Ourselves: we stand on the leaf. */
+	if (r < 0 || key->a == g->v->writer)
+		return nf_fail(r);
+	uint64_t at = stands_on(g, key->a, w.seq);
+	int64_t oldest = g->date_s - (int64_t)(g->o.lease_days * DAY_S);
+	for (size_t i = 0; i < l->nr && at != UINT64_MAX; i++)
+		if (g->roots[i].seq == at && g->roots[i].time_s >= oldest && g->o.lease_days)
+			l->since = NF_MIN(l->since, at);
+	return 0;
+}
+
+static int by_seq(const void *pa, const void *pb)
+{
+	const struct nf_gc_root *a = pa, *b = pb;
+	bool la = a->key.type == 0, lb = b->key.type == 0;
+
+	if (la != lb)
+		return la ? 1 : -1;
+	return a->seq != b->seq ? (a->seq < b->seq ? -1 : 1) : nf_key_cmp(&a->key, &b->key);
+}
+
+/* Marks what is kept of the NR commits (the leaf is the last) and of the deltas. */
+static int retain(struct nf_gc *g, size_t nr)
+{
+	const struct nf_key from = { .type = NF_ITEM_WRITER }, to = { .type = NF_ITEM_WRITER + 1 };
+	struct leases l = { .g = g, .nr = nr, .since = UINT64_MAX };
+	int64_t oldest = g->date_s - (int64_t)(g->o.keep_days * DAY_S);
+	uint64_t first = g->leaf.id.seq;
+
+	put_times_right(g, nr);
+	int r = nf_gc_range(g->v, &g->leaf.root, &from, &to, take_writer, &l);
+	for (size_t i = 0; i < nr; i++) {
+		struct nf_gc_root *root = &g->roots[i];
+		root->kept = i + NF_MAX(g->o.keep_heads, UINT64_C(1)) >= nr || root->seq >= l.since ||
+			     (g->o.keep_days && root->time_s >= oldest);
+		if (root->kept)
+			first = NF_MIN(first, root->seq);
+		g->r.roots_kept += root->kept;
+		g->r.roots_dropped += !root->kept;
+	}
+	/* The first of them too: it says where its writer stands. */
+	for (size_t i = 0; i < g->nr_deltas; i++) {
+		g->deltas[i].kept = g->deltas[i].head_seq >= first;
+		g->r.deltas_dropped += !g->deltas[i].kept;
+	}
+	return r;
+}
+
+static int read_roots(struct nf_gc *g)
+{
+	const struct nf_key root = { .type = NF_ITEM_ROOT }, delta = { .type = NF_ITEM_DELTA },
+			    snapshot = { .type = NF_ITEM_SNAPSHOT }, end = { .type = NF_ITEM_SNAPSHOT + 1 };
+
+	int r = nf_gc_range(g->v, &g->leaf.root, &root, &delta, take_root, g);
+	if (r == 0)
+		r = nf_gc_range(g->v, &g->leaf.root, &delta, &snapshot, take_delta, g);
+	struct nf_gc_root *leaf = r == 0 ? new_root(g) : NULL;
+	if (!leaf)
+		return r < 0 ? r : nf_fail(-ENOMEM);
+	*leaf = (struct nf_gc_root){ .seq = g->leaf.id.seq, .time_s = g->leaf.time.tv_sec, .root = g->leaf.root,
+				     .kept = true };
+	r = retain(g, g->nr_roots);
+	if (r == 0)
+		r = nf_gc_range(g->v, &g->leaf.root, &snapshot, &end, take_snapshots, g);
+	if (r == 0)
+		qsort(g->roots, g->nr_roots, sizeof *g->roots, by_seq);
+	return r;
+}
+
+/* The leaf's own delta and where its nodes stand. */
+static int need_leaf(struct nf_gc *g)
+{
+	if (nf_ref_is_null(&g->leaf.delta))
+		return 0;
+	struct nf_pack_entry *e = nf_pack_set_get(&g->packs, &g->leaf.delta.pack);
+	if (!e)
+		return nf_fail(-ENOMEM);
+	e->known = e->needed = true;
+	return 0;
+}
+
+/* --- the verdict ------------------------------------------------------------------------------ */
+
+enum fate { FATE_KEEP, FATE_CONDEMN, FATE_WAIT, FATE_DELETE, FATE_GONE, FATE_YOUNG };
+
+static enum fate fate_of(const struct nf_gc *g, const struct nf_pack_entry *e)
+{
+	if (!e->listed)
+		return e->condemned && !e->needed && g->date_s >= e->condemned_s + LISTED_S ? FATE_GONE : FATE_KEEP;
+	if (e->needed)
+		return FATE_KEEP;
+	if (e->condemned)
+		return g->date_s >= e->condemned_s + (int64_t)g->o.grace_s ? FATE_DELETE : FATE_WAIT;
+	/* What some root named was published once, so it is dead.  What none does may be on its way into a commit. */
+	if (e->known || (e->mtime_s && g->date_s >= e->mtime_s + (int64_t)g->o.grace_s))
+		return FATE_CONDEMN;
+	return FATE_YOUNG;
+}
+
+static void count(struct nf_gc *g)
+{
+	struct nf_gc_result *r = &g->r;
+
+	for (struct nf_pack_entry *e = nf_pack_set_first(&g->packs); e; e = nf_pack_set_next(e)) {
+		enum fate f = fate_of(g, e);
+		r->packs += e->listed;
+		r->bytes += e->size_bytes;
+		if (e->listed && f == FATE_KEEP) {
+			r->live_packs++;
+			r->live_bytes += NF_MIN((uint64_t)e->most_bytes, e->size_bytes);
+		} else if (f == FATE_CONDEMN) {
+			r->dead_packs++;
+			r->dead_bytes += e->size_bytes;
+			r->leftover_packs += !e->known;
+			r->leftover_bytes += e->known ? 0 : e->size_bytes;
+		} else if (f == FATE_WAIT) {
+			r->waiting_packs++;
+			r->waiting_bytes += e->size_bytes;
+		}
+		r->young_packs += f == FATE_YOUNG;
+		if (f == FATE_DELETE && g->o.dry_run) {
+			r->deleted_packs++;
+			r->deleted_bytes += e->size_bytes;
+		}
+	}
+}
+
+/* --- deleting ------------------------------------------------------------------------------------ */
+
+static int delete_pack(struct nf_gc *g, const struct nf_pack_entry *e)
+{
+	struct nf_store_op op = { .verb = NF_STORE_DELETE, .priority = NF_STORE_BACKGROUND };
+
+	if (g->stop && atomic_load(g->stop))
+		return nf_fail(-NF_E_CANCELLED);
+	nf_pack_name(&e->id, op.name);
+	int r = nf_store_run(g->v->store, &op);
+	nf_store_op_deinit(&op);
+	if (r == 0) {
+		g->r.deleted_packs++;
+		g->r.deleted_bytes += e->size_bytes;
+	}
+	return r;
+}
+
+static int delete_all(struct nf_gc *g)
+{
+	int r = 0;
+
+	for (struct nf_pack_entry *e = nf_pack_set_first(&g->packs); r == 0 && e; e = nf_pack_set_next(e))
+		if (fate_of(g, e) == FATE_DELETE)
+			r = delete_pack(g, e);
+	return r;
+}
+
+static bool any_to_delete(struct nf_gc *g)
+{
+	for (struct nf_pack_entry *e = nf_pack_set_first(&g->packs); e; e = nf_pack_set_next(e))
+		if (fate_of(g, e) == FATE_DELETE)
+			return true;
+	return false;
+}
+
+/* --- the commit -------------------------------------------------------------------------------------- */
+
+/* Keys of one kind on their way into operations. */
+struct keys {
+	struct nf_gc *g;
+	struct nf_buf b;
+	uint8_t item;
+	bool forget;
+	int error;
+};
+
+static void keys_flush(struct keys *k)
+{
+	struct nf_op op = { .kind = NF_OP_COLLECT, .conflict_mode = NF_MODE_STASH, .time = nf_clock_real(),
+			    .flags = k->forget ? NF_OPF_FORGET : 0, .item = k->item, .date_s = k->g->date_s,
+			    .keys = k->b.p, .nr_keys = (uint32_t)(k->b.len / 16) };
+
+	if (k->error == 0)
+		k->error = nf_buf_error(&k->b);
+	if (k->error == 0 && k->b.len)
+		k->error = nf_vault_do_waiting(k->g->v, &op);
+	k->b.len = 0;
+}
+
+static void keys_add(struct keys *k, const struct nf_key *key)
+{
+	uint8_t raw[16];
+
+	nf_put_be64(raw, key->a);
+	nf_put_be64(raw + 8, key->b);
+	nf_buf_bytes(&k->b, raw, sizeof raw);
+	if (k->b.len >= KEYS_PER_OP * sizeof raw)
+		keys_flush(k);
+}
+
+static int keys_end(struct keys *k)
+{
+	keys_flush(k);
+	nf_buf_deinit(&k->b);
+	return k->error;
+}
+
+static int put_packs(struct nf_gc *g, enum fate which, bool forget)
+{
+	struct keys k = { .g = g, .item = NF_ITEM_CONDEMNED, .forget = forget };
+
+	for (struct nf_pack_entry *e = nf_pack_set_first(&g->packs); e; e = nf_pack_set_next(e)) {
+		struct nf_key key = nf_condemned_key(&e->id);
+		if (fate_of(g, e) == which)
+			keys_add(&k, &key);
+	}
+	return keys_end(&k);
+}
+
+static int drop_history(struct nf_gc *g)
+{
+	struct keys roots = { .g = g, .item = NF_ITEM_ROOT, .forget = true };
+	struct keys deltas = { .g = g, .item = NF_ITEM_DELTA, .forget = true };
+
+	for (size_t i = 0; i < g->nr_roots; i++)
+		if (!g->roots[i].kept)
+			keys_add(&roots, &g->roots[i].key);
+	for (size_t i = 0; i < g->nr_deltas; i++)
+		if (!g->deltas[i].kept)
+			keys_add(&deltas, &g->deltas[i].key);
+	int r = keys_end(&roots), s = keys_end(&deltas);
+	return r < 0 ? r : s;
+}
+
+/* Is it worth copying what is still named of it?  What no commit may name any more is in any case. */
+static bool is_hardly_named(const struct nf_gc *g, const struct nf_pack_entry *e)
+{
+	if (!e->listed || !e->needed)
+		return false;
+	return e->condemned || (uint64_t)e->most_bytes * 100 < e->size_bytes * g->o.repack_percent;
+}
+
+static int move_out(struct nf_gc *g)
+{
+	struct nf_pack_set from = NF_PACK_SET_INIT;
+	struct nf_gc_moved moved = { 0 };
+	int r = 0;
+
+	for (struct nf_pack_entry *e = nf_pack_set_first(&g->packs); r == 0 && e; e = nf_pack_set_next(e))
+		if (is_hardly_named(g, e) && !nf_pack_set_get(&from, &e->id))
+			r = nf_fail(-ENOMEM);
+	if (r == 0 && from.nr)
+		r = nf_gc_move(g->v, &g->src, &g->leaf.root, &from, NULL, g->stop, &moved);
+	nf_pack_set_deinit(&from);
+	g->r.moved_packs = moved.packs;
+	g->r.moved_bytes = moved.bytes;
+	return r;
+}
+
+/* Roots and deltas go first: the packs are dead for those who no longer find them. */
+static int commit_changes(struct nf_gc *g)
+{
+	int r = drop_history(g);
+
+	if (r == 0)
+		r = put_packs(g, FATE_CONDEMN, false);
+	if (r == 0)
+		r = put_packs(g, FATE_GONE, true);
+	if (r == 0)
+		r = move_out(g);
+	return r < 0 ? r : nf_vault_sync(g->v, g->stop);
+}
+
+/* --- a run ------------------------------------------------------------------------------------------------ */
+
+static void gc_deinit(struct nf_gc *g)
+{
+	nf_head_deinit(&g->leaf);
+	nf_pack_set_deinit(&g->packs);
+	free(g->roots);
+	free(g->deltas);
+}
+
+static int survey(struct nf_gc *g)
+{
+	int r = settle(g);
+
+	if (r == 0 && (g->v->store->no_list || g->date_s == 0))
+		r = nf_fail(-NF_E_STORE_READONLY);
+	if (r == 0)
+		r = read_roots(g);
+	if (r == 0)
+		r = nf_gc_condemned(g->v, &g->leaf.root, &g->packs);
+	if (r == 0)
+		r = nf_gc_list(g);
+	if (r == 0)
+		r = nf_gc_mark(g);
+	if (r == 0)
+		r = need_leaf(g);
+	if (r == 0)
+		count(g);
+	return r;
+}
+
+static bool is_worth_it(const struct nf_gc *g)
+{
+	return g->r.dead_bytes >= WORTH_BYTES || g->r.leftover_packs || g->r.roots_dropped >= WORTH_ROOTS;
+}
+
+/* 1: the leaf has changed meanwhile. */
+static int run_once(struct nf_gc *g)
+{
+	uint8_t tag[16];
+
+	int r = survey(g);
+	if (r < 0 || g->o.dry_run)
+		return r;
+	if (any_to_delete(g)) {
+		memcpy(tag, g->leaf.id.tag, sizeof tag);
+		r = settle(g);
+		if (r < 0)
+			return r;
+		if (memcmp(tag, g->leaf.id.tag, sizeof tag))
+			return 1;
+		r = delete_all(g);
+	}
+	if (r == 0 && (!g->o.idle || is_worth_it(g)))
+		r = commit_changes(g);
+	return r;
+}
+
+int nf_vault_gc(struct nf_vault *v, const struct nf_gc_options *o, _Atomic bool *stop, struct nf_gc_result *out)
+{
+	int r = 0;
+
+	if ((v->read_only || v->fixed || v->store->read_only) && !o->dry_run)
+		return nf_fail(-EROFS);
+	if (!v->read_only && !v->fixed)
+		r = nf_vault_sync(v, stop);
+	for (int i = 0; r >= 0 && i < TRIES; i++) {
+		struct nf_gc g = { .v = v, .o = *o, .stop = stop };
+		r = run_once(&g);
+		nf_trace(COMMIT, "gc packs=%" PRIu64 " live=%" PRIu64 " dead=%" PRIu64 " deleted=%" PRIu64 " roots=%" PRIu64
+			 "-%" PRIu64 " err=%s", g.r.packs, g.r.live_packs, g.r.dead_packs, g.r.deleted_packs,
+			 g.r.roots_kept, g.r.roots_dropped, nf_error_name(NF_MIN(r, 0)));
+		if (r <= 0)
+			*out = g.r;
+		gc_deinit(&g);
+		if (r <= 0)
+			return r;
+	}
+	return r < 0 ? r : nf_fail(-NF_E_STORE_BUSY);
+}

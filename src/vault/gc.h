@@ -1,0 +1,79 @@
+/* vault/gc.h - the collector's parts (docs/internals/protocol.md, "Garbage").
+ *
+ *    leaf's ROOT and SNAPSHOT items --> roots, kept or not          gc.c       retention
+ *    roots, newest first            --> what each pack is named for gc_mark.c  first a walk, then differences
+ *    packs/ on the store            --> what there is               gc_mark.c
+ *    the three together             --> condemned, moved, deleted   gc.c, gc_move.c
+ *
+ * Memory goes by packs, roots and deltas. */
+#ifndef NF_VAULT_GC_H
+#define NF_VAULT_GC_H
+
+#include "vault/commit.h"
+#include "vault/pack_set.h"
+
+struct nf_gc_root {
+	struct nf_key key;   /* of the ROOT item; type SNAPSHOT for a snapshot, 0 for the leaf */
+	uint64_t seq;
+	int64_t time_s;      /* its writer's clock, put right by what lies around it */
+	struct nf_ref root;
+	bool kept;
+};
+
+struct nf_gc_delta {
+	struct nf_key key;
+	uint64_t head_seq;
+	struct nf_pack_id pack;
+	uint32_t bytes;
+	bool kept;
+};
+
+struct nf_gc {
+	struct nf_vault *v;
+	struct nf_gc_options o;
+	_Atomic bool *stop;
+	struct nf_head leaf;
+	int64_t date_s;          /* the server's, at the look that showed the leaf */
+	struct nf_pack_set packs;
+	struct nf_gc_root *roots; /* ascending by seq; the leaf is the last */
+	size_t nr_roots, cap_roots;
+	struct nf_gc_delta *deltas;
+	size_t nr_deltas, cap_deltas;
+	struct nf_node_source src; /* counts what it loads */
+	uint64_t loads;
+	struct nf_gc_result r;
+};
+
+/* --- gc_mark.c ---------------------------------------------------------------------- */
+/* What stands in packs/, into the set. */
+int nf_gc_list(struct nf_gc *g);
+/* Fills known, needed and the sums of the set from roots and deltas. */
+int nf_gc_mark(struct nf_gc *g);
+/* Calls FN for each item of [FROM, TO) of the tree ROOT; blocks. */
+int nf_gc_range(struct nf_vault *v, const struct nf_ref *root, const struct nf_key *from, const struct nf_key *to,
+		int (*fn)(void *ctx, const struct nf_key *key, const struct nf_val *val), void *ctx);
+/* The condemned packs of a tree, into SET. */
+int nf_gc_condemned(struct nf_vault *v, const struct nf_ref *root, struct nf_pack_set *set);
+/* Each pack that an item's value names, with the sealed bytes it is named for.  Not those of ROOT, SNAPSHOT and DELTA
+ * items: what is kept of them is decided for the newest tree alone.  A window by reference names the leaf and what
+ * stands there; SRC gets that leaf. */
+int nf_item_packs(struct nf_node_source *src, const struct nf_key *key, const struct nf_val *val,
+		  int (*fn)(void *ctx, const struct nf_pack_id *pack, uint32_t bytes), void *ctx);
+/* What an EXTENT value names; *REF is set if it does so by reference (leaf null otherwise).  Blocks. */
+int nf_gc_window(struct nf_node_source *src, const struct nf_val *val, uint32_t block_bytes, struct nf_extent_ref *ref,
+		 struct nf_block_ref out[NF_WINDOW_BLOCKS]);
+/* Says that what was read cannot be had, now or ever, rather than that the way to it is blocked. */
+bool nf_is_damage(int error);
+
+/* --- gc_move.c --------------------------------------------------------------------------- */
+struct nf_gc_moved {
+	uint64_t packs, blocks, bytes; /* copied */
+	uint64_t nodes;                /* to be written anew by the next commit */
+	uint64_t lost;                 /* blocks that could not be read whole */
+};
+/* Whatever the tree ROOT names in packs of FROM is copied elsewhere, as operations of the current epoch, and its nodes there
+ * are marked for the next commit.  OWN: epochs whose blocks are in the journal still, or NULL.  Blocks. */
+int nf_gc_move(struct nf_vault *v, struct nf_node_source *src, const struct nf_ref *root, const struct nf_pack_set *from,
+	       const struct nf_epoch *own, _Atomic bool *stop, struct nf_gc_moved *out);
+
+#endif

@@ -1,0 +1,338 @@
+/* vault/gc_mark.c - which packs are named, and for how much.
+ *
+ *   leaf            walked whole: live = what it names
+ *     | difference  live changes by what one names and the other does not
+ *   root before     ...
+ *
+ * A pack that is live at one of the kept roots is needed.  The differences skip shared subtrees, so all roots
+ * together cost what changed between them. */
+#include "base/error.h"
+#include "base/mem.h"
+#include "vault/gc.h"
+#include "vault/node.h"
+
+#include <stdio.h>
+
+bool nf_is_damage(int r)
+{
+	return r == -NF_E_PACK_MISSING || r == -NF_E_XFORM_BAD_TAG || r == -NF_E_TREE_BAD || r == -NF_E_XFORM_TRUNCATED ||
+	       r == -NF_E_FORMAT_BAD || r == -NF_E_XFORM_DECOMPRESS || r == -NF_E_STORE_SHORT ||
+	       r == -NF_E_KEY_EPOCH_UNKNOWN;
+}
+
+/* --- items ------------------------------------------------------------------------- */
+
+int nf_gc_range(struct nf_vault *v, const struct nf_ref *root, const struct nf_key *from, const struct nf_key *to,
+		int (*fn)(void *ctx, const struct nf_key *key, const struct nf_val *val), void *ctx)
+{
+	struct nf_key at = *from, key;
+	int r;
+
+	for (;;) {
+		struct nf_want w = NF_WANT_INIT;
+		struct nf_val val = { 0 };
+		while ((r = nf_tree_next(v->nodes, root, &at, to, &w, &key, &val)) == NF_TREE_WANT) {
+			r = v->src.load(v->src.ctx, &w);
+			if (r < 0)
+				break;
+			w.nr = 0;
+		}
+		if (r == 0)
+			r = fn(ctx, &key, &val);
+		nf_val_deinit(&val);
+		nf_want_deinit(&w);
+		if (r)
+			return r == NF_TREE_NONE ? 0 : r;
+		at = key;
+		if (++at.b == 0)
+			at.a++;
+	}
+}
+
+static int add_condemned(void *ctx, const struct nf_key *key, const struct nf_val *val)
+{
+	struct nf_pack_id id;
+	int64_t date;
+
+	nf_condemned_pack(key, &id);
+	int r = nf_condemned_decode(val->p, val->len, &date);
+	if (r < 0)
+		return nf_fail(r);
+	struct nf_pack_entry *e = nf_pack_set_get(ctx, &id);
+	if (!e)
+		return nf_fail(-ENOMEM);
+	e->condemned = true;
+	e->condemned_s = date;
+	return 0;
+}
+
+int nf_gc_condemned(struct nf_vault *v, const struct nf_ref *root, struct nf_pack_set *set)
+{
+	const struct nf_key from = { .type = NF_ITEM_CONDEMNED }, to = { .type = NF_ITEM_CONDEMNED + 1 };
+
+	return nf_gc_range(v, root, &from, &to, add_condemned, set);
+}
+
+int nf_gc_window(struct nf_node_source *src, const struct nf_val *val, uint32_t block_bytes, struct nf_extent_ref *ref,
+		 struct nf_block_ref out[NF_WINDOW_BLOCKS])
+{
+	struct nf_want w = NF_WANT_INIT;
+
+	int r = nf_extent_ref_decode(val->p, val->len, &val->self, true, ref);
+	if (r == NF_TREE_NONE)
+		return nf_extent_decode(val->p, val->len, &val->self, block_bytes, out, NULL);
+	while (r == 0 && (r = nf_extent_resolve(src->nodes, ref, block_bytes, &w, out)) == NF_TREE_WANT) {
+		r = src->load(src->ctx, &w);
+		w.nr = 0;
+	}
+	nf_want_deinit(&w);
+	return r;
+}
+
+/* The block size is not known here; it is only needed to tell a full block from a short one. */
+static int extent_packs(struct nf_node_source *src, const struct nf_val *val, int (*fn)(void *ctx, const struct nf_pack_id *pack, uint32_t bytes),
+			void *ctx)
+{
+	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
+	struct nf_extent_ref ref = { 0 };
+
+	int r = nf_gc_window(src, val, 1u << NF_BLOCK_SHIFT_MAX, &ref, refs);
+	if (r == 0 && !nf_ref_is_null(&ref.leaf))
+		r = fn(ctx, &ref.leaf.pack, ref.leaf.sealed_len);
+	for (int b = 0; r == 0 && b < NF_WINDOW_BLOCKS; b++)
+		if (refs[b].sealed_len)
+			r = fn(ctx, &refs[b].pack, refs[b].sealed_len);
+	return r;
+}
+
+int nf_item_packs(struct nf_node_source *src, const struct nf_key *key, const struct nf_val *val,
+		  int (*fn)(void *ctx, const struct nf_pack_id *pack, uint32_t bytes), void *ctx)
+{
+	struct nf_xattr_entry e;
+	size_t pos = 0;
+	int r = 0;
+
+	if (key->type == NF_ITEM_EXTENT)
+		return extent_packs(src, val, fn, ctx);
+	if (key->type != NF_ITEM_XATTR)
+		return 0;
+	while (r == 0 && (r = nf_xattr_iter(val->p, val->len, &val->self, &pos, &e)) == 0)
+		if (e.is_blob)
+			r = fn(ctx, &e.blob.pack, e.blob.sealed_len);
+	return r < 0 ? r : 0;
+}
+
+/* --- one root ------------------------------------------------------------------------ */
+
+/* The difference of two roots, aside until it is whole. */
+struct step {
+	struct nf_gc *g;
+	struct nf_pack_set packs;
+	int sign;
+};
+
+static int count_pack(void *ctx, const struct nf_pack_id *pack, uint32_t bytes)
+{
+	struct step *s = ctx;
+	struct nf_pack_entry *e = nf_pack_set_get(&s->packs, pack);
+
+	if (!e)
+		return nf_fail(-ENOMEM);
+	e->live_bytes += s->sign * (int64_t)bytes;
+	return 0;
+}
+
+static int count_value(struct step *s, const struct nf_key *key, const struct nf_val *val, int sign)
+{
+	s->sign = sign;
+	return val ? nf_item_packs(&s->g->src, key, val, count_pack, s) : 0;
+}
+
+static int differs(void *ctx, const struct nf_key *key, const struct nf_val *old, const struct nf_val *now)
+{
+	int r = count_value(ctx, key, old, -1);
+	return r < 0 ? r : count_value(ctx, key, now, 1);
+}
+
+static int opened(void *ctx, const struct nf_ref *ref, bool is_old)
+{
+	struct step *s = ctx;
+
+	s->sign = is_old ? -1 : 1;
+	return count_pack(s, &ref->pack, ref->sealed_len);
+}
+
+static int walked_item(void *ctx, const struct nf_key *key, const struct nf_val *val)
+{
+	return count_value(ctx, key, val, 1);
+}
+
+static int walked_node(void *ctx, const struct nf_ref *ref) { return opened(ctx, ref, false); }
+
+/* Brings a step into the sums. */
+static int fold(struct nf_gc *g, const struct step *s)
+{
+	for (struct nf_pack_entry *d = nf_pack_set_first(&s->packs); d; d = nf_pack_set_next(d)) {
+		struct nf_pack_entry *e = nf_pack_set_get(&g->packs, &d->id);
+		if (!e)
+			return nf_fail(-ENOMEM);
+		e->live_bytes += d->live_bytes;
+	}
+	return 0;
+}
+
+static void judge(struct nf_gc *g, bool kept)
+{
+	for (struct nf_pack_entry *e = nf_pack_set_first(&g->packs); e; e = nf_pack_set_next(e)) {
+		if (e->live_bytes <= 0)
+			continue;
+		e->known = true;
+		if (!kept)
+			continue;
+		e->needed = true;
+		e->most_bytes = NF_MAX(e->most_bytes, e->live_bytes);
+	}
+}
+
+/* --- a root that is damaged --------------------------------------------------------- */
+
+static int need(void *ctx, const struct nf_pack_id *pack, uint32_t bytes)
+{
+	struct nf_gc *g = ctx;
+	struct nf_pack_entry *e = nf_pack_set_get(&g->packs, pack);
+
+	if (!e)
+		return nf_fail(-ENOMEM);
+	e->known = e->needed = true;
+	e->most_bytes = NF_MAX(e->most_bytes, (int64_t)bytes);
+	return 0;
+}
+
+/* What can still be read of it is kept, and what could not be read may come back. */
+static int need_what_is_left(struct nf_gc *g, const struct nf_ref *ref)
+{
+	nf_auto(nf_node_put_p) struct nf_node *node = NULL;
+
+	int r = need(g, &ref->pack, ref->sealed_len);
+	if (r == 0)
+		r = nf_source_get(&g->src, ref, NULL, NULL, &node);
+	if (r < 0)
+		return nf_is_damage(r) ? 0 : r;
+	for (unsigned i = 0; r == 0 && i < node->body.nr; i++) {
+		if (ref->level) {
+			struct nf_ref child;
+			nf_node_child(node, i, &child);
+			r = need_what_is_left(g, &child);
+		} else {
+			struct nf_key key;
+			struct nf_val val;
+			nf_key_decode(nf_node_key(node, i), &key);
+			nf_node_borrow(node, i, &val);
+			r = nf_item_packs(&g->src, &key, &val, need, g);
+			r = nf_is_damage(r) ? 0 : r;
+		}
+	}
+	return r;
+}
+
+/* --- all of them ---------------------------------------------------------------------- */
+
+static int mark_root(struct nf_gc *g, const struct nf_ref *from, const struct nf_gc_root *root)
+{
+	struct step s = { .g = g };
+
+	int r = from ? nf_tree_diff_nodes(&g->src, from, &root->root, differs, opened, &s)
+		     : nf_tree_walk(&g->src, &root->root, walked_item, walked_node, &s);
+	if (r == 0)
+		r = fold(g, &s);
+	nf_pack_set_deinit(&s.packs);
+	return r;
+}
+
+static int load(void *ctx, struct nf_want *w)
+{
+	struct nf_gc *g = ctx;
+
+	if (g->stop && atomic_load(g->stop))
+		return nf_fail(-NF_E_CANCELLED);
+	g->loads += w->nr;
+	if (g->o.max_nodes && g->loads > g->o.max_nodes)
+		return nf_fail(-NF_E_GC_TOO_MUCH);
+	return g->v->src.load(g->v->src.ctx, w);
+}
+
+static int mark_deltas(struct nf_gc *g)
+{
+	for (size_t i = 0; i < g->nr_deltas; i++) {
+		struct nf_pack_entry *e = nf_pack_set_get(&g->packs, &g->deltas[i].pack);
+		if (!e)
+			return nf_fail(-ENOMEM);
+		e->known = true;
+		if (!g->deltas[i].kept)
+			continue;
+		e->needed = true;
+		e->most_bytes = NF_MAX(e->most_bytes, (int64_t)g->deltas[i].bytes);
+	}
+	return 0;
+}
+
+int nf_gc_mark(struct nf_gc *g)
+{
+	const struct nf_ref *from = NULL;
+
+	g->src = (struct nf_node_source){ .nodes = g->v->nodes, .load = load, .ctx = g };
+	for (size_t i = g->nr_roots; i-- > 0;) {
+		const struct nf_gc_root *root = &g->roots[i];
+		int r = mark_root(g, from, root);
+		/* Of the leaf everything must be known; what is gone of others does not come back by collecting nothing. */
+		if (nf_is_damage(r) && from) {
+			g->r.damaged_roots += root->kept;
+			r = root->kept ? need_what_is_left(g, &root->root) : 0;
+		} else if (r == 0) {
+			judge(g, root->kept);
+			from = &root->root;
+		}
+		if (r < 0)
+			return r;
+	}
+	return mark_deltas(g);
+}
+
+/* --- the store ------------------------------------------------------------------------- */
+
+static int take_pack(struct nf_gc *g, const char *dir, const struct nf_store_entry *from)
+{
+	struct nf_pack_id id;
+
+	if (from->is_dir || nf_pack_name_parse(dir, from->name, &id) < 0)
+		return 0; /* not ours */
+	struct nf_pack_entry *e = nf_pack_set_get(&g->packs, &id);
+	if (!e)
+		return nf_fail(-ENOMEM);
+	e->listed = true;
+	e->size_bytes = from->size_bytes;
+	e->mtime_s = from->mtime_s;
+	return 0;
+}
+
+static int list_dir(struct nf_gc *g, const char *dir, bool top)
+{
+	struct nf_store_op op = { .verb = NF_STORE_LIST, .priority = NF_STORE_BACKGROUND };
+
+	if (g->stop && atomic_load(g->stop))
+		return nf_fail(-NF_E_CANCELLED);
+	(void)snprintf(op.name, sizeof op.name, top ? "%s" : "packs/%s", dir);
+	int r = nf_store_run(g->v->store, &op);
+	if (r == -NF_E_STORE_NOT_FOUND)
+		r = 0; /* empty directories may go */
+	for (size_t i = 0; r == 0 && i < op.nr_entries; i++) {
+		if (!top)
+			r = take_pack(g, dir, &op.entries[i]);
+		else if (op.entries[i].is_dir && strlen(op.entries[i].name) == 2)
+			r = list_dir(g, op.entries[i].name, false);
+	}
+	nf_store_op_deinit(&op);
+	return r;
+}
+
+int nf_gc_list(struct nf_gc *g) { return list_dir(g, "packs", true); }

@@ -1,0 +1,189 @@
+/* vault/gc_named.c - the second check: what our dot names is there, and nobody may take it away (G4, G5).
+ *
+ *   publish   every pack that a delta or node of ours names is noted
+ *   report    of a look's only leaf, which contains the dot:
+ *               is one of them condemned there?        always asked; costs no request
+ *               is one of them gone from the store?    asked if time enough has passed for a collector to come by
+ *             none: the dot is reported, its local copies are let go
+ *             some: the bytes go into new packs, as the next dot; that one is reported
+ *
+ * The committer's thread does all of it. */
+#include "base/error.h"
+#include "base/mem.h"
+#include "base/trace.h"
+#include "vault/gc.h"
+
+#include <inttypes.h>
+
+/* A condemned pack stays in the list for twice as long, deleted or not (LISTED_S in gc.c). */
+enum { TRUST_S = 1800 };
+
+int nf_named_add(struct nf_vault *v, const struct nf_pack_id *id)
+{
+	if (nf_pack_id_is_zero(id) || nf_ref_is_local(id))
+		return 0;
+	nf_lock_take(&v->ns);
+	if (!v->named.nr)
+		v->named_since_s = v->look_date_s;
+	bool ok = nf_pack_set_get(&v->named, id) != NULL;
+	nf_lock_drop(&v->ns);
+	return ok ? 0 : nf_fail(-ENOMEM);
+}
+
+struct adding {
+	struct nf_vault *v;
+	struct nf_pack_id last;
+	int error;
+};
+
+static int add(void *ctx, const struct nf_pack_id *id, uint32_t bytes)
+{
+	struct adding *a = ctx;
+
+	(void)bytes;
+	/* Blocks stand in runs. */
+	if (!memcmp(id, &a->last, sizeof *id))
+		return 0;
+	a->last = *id;
+	return nf_named_add(a->v, id);
+}
+
+/* Of an inner node its children, of a leaf what its values name. */
+int nf_named_add_node(struct nf_vault *v, unsigned level, const void *plain, size_t len)
+{
+	struct nf_rd rd = nf_rd_of(plain, len);
+	struct adding a = { .v = v };
+	uint8_t raw[NF_KEY_ENCODED];
+	struct nf_key key;
+	int r = 0;
+
+	(void)nf_rd_u16(&rd); /* level, zero */
+	for (unsigned nr = nf_rd_u16(&rd); r == 0 && nr > 0 && !rd.bad; nr--) {
+		nf_rd_copy(&rd, raw, sizeof raw);
+		nf_key_decode(raw, &key);
+		if (level) {
+			struct nf_ref ref;
+			nf_ref_decode(&rd, NULL, &ref);
+			r = add(&a, &ref.pack, 0);
+		} else {
+			struct nf_val val = { 0 };
+			val.p = nf_rd_str16(&rd, &val.len);
+			r = rd.bad ? 0 : nf_item_packs(&v->src, &key, &val, add, &a);
+			/* A neighbour that is damaged holds up nobody. */
+			r = nf_is_damage(r) ? 0 : r;
+		}
+	}
+	return r < 0 ? r : nf_rd_error(&rd, true);
+}
+
+/* --- the check ------------------------------------------------------------------------- */
+
+static int pack_exists(struct nf_vault *v, const struct nf_pack_id *id)
+{
+	struct nf_store_op op = { .verb = NF_STORE_STAT };
+
+	nf_pack_name(id, op.name);
+	int r = nf_store_run(v->store, &op);
+	nf_store_op_deinit(&op);
+	return r == -NF_E_STORE_NOT_FOUND ? 0 : r < 0 ? r : 1;
+}
+
+static int note_bad(struct nf_pack_set *bad, const struct nf_pack_id *id)
+{
+	return nf_pack_set_get(bad, id) ? 0 : nf_fail(-ENOMEM);
+}
+
+/* Only this thread takes packs out of the set, and packs that come meanwhile belong to a later dot. */
+static int find_bad(struct nf_vault *v, const struct nf_head *leaf, int64_t date_s, struct nf_pack_set *bad)
+{
+	struct nf_pack_set condemned = NF_PACK_SET_INIT;
+	bool ask = v->named_since_s == 0 || date_s == 0 || date_s - v->named_since_s > TRUST_S;
+
+	int r = nf_gc_condemned(v, &leaf->root, &condemned);
+	nf_lock_take(&v->ns);
+	struct nf_pack_entry *e = nf_pack_set_first(&v->named);
+	while (r == 0 && e) {
+		nf_lock_drop(&v->ns);
+		if (nf_pack_set_find(&condemned, &e->id))
+			r = note_bad(bad, &e->id);
+		else if (ask && (r = pack_exists(v, &e->id)) == 0)
+			r = note_bad(bad, &e->id);
+		r = NF_MIN(r, 0);
+		nf_lock_take(&v->ns);
+		e = nf_pack_set_next(e);
+	}
+	nf_lock_drop(&v->ns);
+	nf_pack_set_deinit(&condemned);
+	return r;
+}
+
+/* What was seen to be bad need not be asked for again. */
+static void forget_bad(struct nf_vault *v, const struct nf_pack_set *bad)
+{
+	nf_lock_take(&v->ns);
+	for (struct nf_pack_entry *b = nf_pack_set_first(bad); b; b = nf_pack_set_next(b))
+		nf_pack_set_remove(&v->named, &b->id);
+	nf_lock_drop(&v->ns);
+}
+
+int nf_named_check(struct nf_vault *v, const struct nf_head *leaf, int64_t date_s)
+{
+	struct nf_pack_set bad = NF_PACK_SET_INIT;
+	struct nf_gc_moved moved = { 0 };
+
+	int r = find_bad(v, leaf, date_s, &bad);
+	if (r == 0 && bad.nr) {
+		r = nf_gc_move(v, &v->src, &leaf->root, &bad, v->unreported, &v->stop, &moved);
+		nf_trace(COMMIT, "packs condemned or gone=%zu moved blocks=%" PRIu64 " nodes=%" PRIu64 " lost=%" PRIu64
+			 " err=%s", bad.nr, moved.blocks, moved.nodes, moved.lost, nf_error_name(r));
+		if (r == 0)
+			forget_bad(v, &bad);
+	}
+	nf_pack_set_deinit(&bad);
+	if (r < 0 || (!moved.blocks && !moved.nodes))
+		return r;
+	/* Nothing up to that dot is reported before it is. */
+	nf_lock_take(&v->ns);
+	v->repair_seq = v->current->seq;
+	v->want_commit = true;
+	nf_lock_drop(&v->ns);
+	return 1;
+}
+
+int nf_named_recheck(struct nf_vault *v, const struct nf_head *leaf)
+{
+	struct nf_pack_set bad = NF_PACK_SET_INIT;
+
+	nf_lock_take(&v->ns);
+	bool old = v->named.nr && v->look_date_s - v->named_since_s > TRUST_S;
+	int64_t date_s = v->look_date_s;
+	nf_lock_drop(&v->ns);
+	if (!old)
+		return 0;
+	int r = find_bad(v, leaf, date_s, &bad);
+	if (r == 0) {
+		nf_lock_take(&v->ns);
+		nf_moved_forget(v, &bad);
+		nf_lock_drop(&v->ns);
+		forget_bad(v, &bad);
+	}
+	nf_pack_set_deinit(&bad);
+	return r;
+}
+
+void nf_named_reported(struct nf_vault *v)
+{
+	struct nf_epoch *e;
+
+	nf_lock_take(&v->ns);
+	nf_pack_set_deinit(&v->named);
+	v->named_since_s = 0;
+	e = v->unreported;
+	v->unreported = NULL;
+	nf_lock_drop(&v->ns);
+	while (e) {
+		struct nf_epoch *next = e->next;
+		nf_epoch_free(e);
+		e = next;
+	}
+}

@@ -1,0 +1,517 @@
+/* The collector: what it keeps, what goes and when, alone and beside machines that do not notice it. */
+#include "gate.h"
+#include "vfs.h"
+
+#include "base/clock.h"
+#include "base/random.h"
+
+enum { BIG = 600 << 10 };
+
+/* Nothing but the newest commit, at once. */
+static struct nf_gc_options at_once(void)
+{
+	struct nf_gc_options o;
+
+	nf_gc_defaults(&o);
+	o.grace_s = 0;
+	o.keep_heads = 1;
+	o.keep_days = o.lease_days = 0;
+	o.repack_percent = 0;
+	return o;
+}
+
+static struct nf_gc_result gc(struct vfs *m, const struct nf_gc_options *o)
+{
+	struct nf_gc_result r;
+
+	ck_assert_int_eq(nf_vault_gc(m->v, o, NULL, &r), 0);
+	return r;
+}
+
+static void fill(void *p, size_t len, uint64_t seed)
+{
+	struct nf_prng prng;
+
+	nf_prng_seed(&prng, seed);
+	for (size_t i = 0; i < len; i++)
+		((uint8_t *)p)[i] = (uint8_t)nf_prng_below(&prng, 256);
+}
+
+/* LEN bytes that do not compress, another sort for each SEED. */
+static int put(struct vfs *m, const char *path, size_t len, uint64_t seed)
+{
+	char *p = malloc(len);
+
+	fill(p, len, seed);
+	int r = vfs_put(m, path, p, len);
+	free(p);
+	return r;
+}
+
+static int check(struct vfs *m, const char *path, size_t len, uint64_t seed)
+{
+	char *p = malloc(len);
+
+	fill(p, len, seed);
+	int r = vfs_check(m, path, p, len);
+	free(p);
+	return r;
+}
+
+struct stored {
+	uint64_t packs, bytes;
+};
+
+/* What packs/ holds. */
+static struct stored stored(const struct vfs_site *s)
+{
+	struct nf_store_op top = { .verb = NF_STORE_LIST, .name = "packs" };
+	struct stored n = { 0 };
+
+	ck_assert_int_eq(nf_store_run(s->keep, &top), 0);
+	for (size_t i = 0; i < top.nr_entries; i++) {
+		struct nf_store_op op = { .verb = NF_STORE_LIST };
+		snprintf(op.name, sizeof op.name, "packs/%.40s", top.entries[i].name);
+		ck_assert_int_eq(nf_store_run(s->keep, &op), 0);
+		for (size_t k = 0; k < op.nr_entries; k++)
+			n.bytes += op.entries[k].size_bytes;
+		n.packs += op.nr_entries;
+		nf_store_op_deinit(&op);
+	}
+	nf_store_op_deinit(&top);
+	return n;
+}
+
+static void is_whole(struct vfs *m)
+{
+	ck_assert_uint_eq(vfs_problems(m), 0);
+}
+
+START_TEST(what_no_kept_commit_names_is_condemned_and_then_deleted)
+{
+	struct nf_gc_options o = at_once();
+	struct vfs_site s;
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	for (uint64_t i = 0; i < 5; i++) {
+		ck_assert_int_eq(put(&a, "/f", BIG, i), 0);
+		ck_assert_int_eq(put(&a, "/kept", 1000, 9), 0);
+		ck_assert_int_eq(vfs_sync(&a), 0);
+	}
+	uint64_t before = stored(&s).bytes;
+	ck_assert_uint_gt(before, 5 * BIG);
+	o.dry_run = true;
+	struct nf_gc_result r = gc(&a, &o);
+	ck_assert_uint_ge(r.dead_bytes, 4 * BIG);
+	ck_assert_uint_eq(r.bytes, before);
+	ck_assert_uint_eq(r.deleted_packs, 0);
+	ck_assert_uint_eq(stored(&s).bytes, before);
+	o.dry_run = false;
+	r = gc(&a, &o);
+	ck_assert_uint_ge(r.dead_bytes, 4 * BIG);
+	ck_assert_uint_eq(r.deleted_packs, 0);
+	r = gc(&a, &o);
+	ck_assert_uint_ge(r.deleted_bytes, 4 * BIG);
+	ck_assert_uint_lt(stored(&s).bytes, BIG + (200 << 10));
+	ck_assert_int_eq(check(&a, "/f", BIG, 4), 0);
+	is_whole(&a);
+	struct vfs b = vfs_mount(&s, "b");
+	ck_assert_int_eq(check(&b, "/f", BIG, 4), 0);
+	ck_assert_int_eq(check(&b, "/kept", 1000, 9), 0);
+	is_whole(&b);
+	vfs_unmount(&b);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(nothing_goes_before_its_time)
+{
+	struct nf_gc_options o = at_once();
+	struct vfs_site s;
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	for (uint64_t i = 0; i < 3; i++) {
+		ck_assert_int_eq(put(&a, "/f", BIG, i), 0);
+		ck_assert_int_eq(vfs_sync(&a), 0);
+	}
+	/* Days are kept, then commits. */
+	o.keep_days = 1;
+	ck_assert_uint_eq(gc(&a, &o).dead_packs, 0);
+	o.keep_days = 0;
+	o.keep_heads = 10;
+	ck_assert_uint_eq(gc(&a, &o).dead_packs, 0);
+	/* Condemned, and then the grace. */
+	o.keep_heads = 1;
+	o.grace_s = 3600;
+	struct nf_gc_result r = gc(&a, &o);
+	ck_assert_uint_ge(r.dead_bytes, 2 * BIG);
+	uint64_t before = stored(&s).bytes;
+	r = gc(&a, &o);
+	ck_assert_uint_ge(r.waiting_bytes, 2 * BIG);
+	ck_assert_uint_eq(r.deleted_packs, 0);
+	ck_assert_uint_ge(stored(&s).bytes, before);
+	o.grace_s = 0;
+	r = gc(&a, &o);
+	ck_assert_uint_ge(r.deleted_bytes, 2 * BIG);
+	is_whole(&a);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(a_snapshot_keeps_what_it_shows_until_it_is_removed)
+{
+	struct nf_gc_options o = at_once();
+	struct vfs_site s;
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	ck_assert_int_eq(put(&a, "/f", BIG, 1), 0);
+	ck_assert_int_eq(nf_vault_snapshot_create(a.v, "one", NULL), 0);
+	ck_assert_int_eq(put(&a, "/f", BIG, 2), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(put(&a, "/f", BIG, 3), 0);
+	for (int i = 0; i < 4; i++)
+		(void)gc(&a, &o);
+	ck_assert_uint_lt(stored(&s).bytes, 2 * BIG + (200 << 10));
+	char cache[200], state[200];
+	struct nf_vault_options vo = vfs_options(&s, "reader", cache, state);
+	struct vfs r;
+	vo.snapshot = "one";
+	vo.read_only = true;
+	vo.cache_dir = NULL;
+	ck_assert_int_eq(nf_vault_open(&vo, &r.v), 0);
+	r.fs = nf_vault_fs(r.v);
+	ck_assert_int_eq(check(&r, "/f", BIG, 1), 0);
+	is_whole(&r);
+	vfs_unmount(&r);
+	ck_assert_int_eq(nf_vault_snapshot_remove(a.v, "one", NULL, NULL), 0);
+	for (int i = 0; i < 3; i++)
+		(void)gc(&a, &o);
+	ck_assert_uint_lt(stored(&s).bytes, BIG + (200 << 10));
+	ck_assert_int_eq(check(&a, "/f", BIG, 3), 0);
+	is_whole(&a);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(leftovers_of_broken_uploads_go_and_foreign_names_stay)
+{
+	struct nf_gc_options o = at_once();
+	char text[] = "leftover";
+	struct iovec iov = { text, 8 };
+	struct nf_store_op pack = { .verb = NF_STORE_PUT, .iov = &iov, .nr_iov = 1, .length_bytes = 8,
+				    .name = "packs/ab/ab000000000000000000000000000001" };
+	struct nf_store_op other = { .verb = NF_STORE_PUT, .iov = &iov, .nr_iov = 1, .length_bytes = 8,
+				     .name = "packs/ab/readme" };
+	struct vfs_site s;
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	for (int i = 0; i < 4; i++)
+		(void)gc(&a, &o);
+	ck_assert_int_eq(nf_store_run(s.keep, &pack), 0);
+	ck_assert_int_eq(nf_store_run(s.keep, &other), 0);
+	o.grace_s = 100;
+	struct nf_gc_result r = gc(&a, &o);
+	ck_assert_uint_eq(r.leftover_packs, 0);
+	ck_assert_uint_ge(r.young_packs, 1);
+	o.grace_s = 0;
+	r = gc(&a, &o);
+	ck_assert_uint_eq(r.leftover_packs, 1);
+	ck_assert_uint_eq(r.leftover_bytes, 8);
+	(void)gc(&a, &o);
+	pack.verb = other.verb = NF_STORE_STAT;
+	ck_assert_int_eq(nf_store_run(s.keep, &pack), -NF_E_STORE_NOT_FOUND);
+	ck_assert_int_eq(nf_store_run(s.keep, &other), 0);
+	is_whole(&a);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(a_machine_that_was_away_for_longer_than_the_grace_loses_nothing)
+{
+	struct nf_gc_options o = at_once();
+	struct vfs_site s;
+	struct vfs b;
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	struct gate *g = gate_new(vfs_store(&s));
+	ck_assert_int_eq(put(&a, "/f", BIG, 1), 0);
+	ck_assert_int_eq(put(&a, "/g", BIG, 2), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_mount_over(&s, "b", &g->base, &b), 0);
+	ck_assert_int_eq(check(&b, "/f", BIG, 1), 0);
+	atomic_store(&g->shut_at, 1);
+	/* Away: it changes one file in the middle, the other machine everything, again and again. */
+	struct nf_open_file *f;
+	uint64_t ino;
+	ck_assert_int_eq(vfs_open(&b, "/f", O_RDWR, 0, &f, &ino), 0);
+	ck_assert_int_eq(vfs_pwrite(&b, f, ino, "of b", 4, 100000), 0);
+	ck_assert_int_eq(vfs_fsync(&b, f, ino), 0);
+	vfs_close(&b, f, ino);
+	ck_assert_int_eq(vfs_puts(&b, "/new", "of b"), 0);
+	for (uint64_t i = 0; i < 4; i++) {
+		ck_assert_int_eq(put(&a, "/f", BIG, 10 + i), 0);
+		ck_assert_int_eq(put(&a, "/g", BIG, 20 + i), 0);
+		ck_assert_int_eq(vfs_sync(&a), 0);
+		o.lease_days = 90;
+		(void)gc(&a, &o);
+	}
+	atomic_store(&g->shut_at, 0);
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	ck_assert_int_eq(vfs_refresh(&a), 0);
+	ck_assert_int_eq(vfs_checks(&a, "/new", "of b"), 0);
+	ck_assert_int_eq(check(&a, "/f", BIG, 13), 0);
+	/* The version it had, with its change, stands beside. */
+	struct vfs_names *n = malloc(sizeof *n);
+	char *want = malloc(BIG);
+	fill(want, BIG, 1);
+	memcpy(want + 100000, "of b", 4);
+	unsigned found = 0;
+	vfs_ls(&a, "/", n);
+	for (size_t i = 0; i < n->nr; i++) {
+		char path[80];
+		snprintf(path, sizeof path, "/%s", n->name[i]);
+		found += vfs_check(&a, path, want, BIG) == 0;
+	}
+	ck_assert_uint_eq(found, 1);
+	is_whole(&a);
+	is_whole(&b);
+	free(want);
+	free(n);
+	vfs_unmount(&b);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+struct rival {
+	struct vfs *m;
+	uint64_t deleted;
+};
+
+/* Everything that is not named goes, now. */
+static void collect_all(void *ctx)
+{
+	struct rival *r = ctx;
+	struct nf_gc_options o = at_once();
+
+	for (int i = 0; i < 3; i++) {
+		ck_assert_int_eq(vfs_puts(r->m, "/tick", i % 2 ? "odd" : "even"), 0);
+		r->deleted += gc(r->m, &o).deleted_packs;
+	}
+}
+
+/* Before its data, before its metadata, before its head: that is where the machine is suspended. */
+static void suspended_before(const char *prefix, bool deleted)
+{
+	struct vfs_site s;
+	struct vfs b;
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	struct rival r = { .m = &a };
+	struct gate *g = gate_new(vfs_store(&s));
+	ck_assert_int_eq(vfs_mount_over(&s, "b", &g->base, &b), 0);
+	ck_assert_int_eq(put(&b, "/f", BIG, 7), 0);
+	ck_assert_int_eq(vfs_mkdir(&b, "/d"), 0);
+	ck_assert_int_eq(vfs_puts(&b, "/d/small", "text"), 0);
+	g->before = prefix;
+	g->ctx = &r;
+	g->hook = collect_all;
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	ck_assert(!g->hook);
+	ck_assert(!deleted || r.deleted > 0);
+	ck_assert_int_eq(vfs_refresh(&a), 0);
+	/* What was reported is there for everybody, with nothing but the store to read it from. */
+	struct vfs c = vfs_mount(&s, "c");
+	struct vfs *all[3] = { &a, &b, &c };
+	for (int i = 0; i < 3; i++) {
+		ck_assert_int_eq(vfs_refresh(all[i]), 0);
+		ck_assert_int_eq(check(all[i], "/f", BIG, 7), 0);
+		ck_assert_int_eq(vfs_checks(all[i], "/d/small", "text"), 0);
+		ck_assert_int_eq(vfs_checks(all[i], "/tick", "even"), 0);
+		is_whole(all[i]);
+	}
+	ck_assert_int_eq(vfs_puts(&c, "/after", "all"), 0);
+	ck_assert_int_eq(vfs_sync(&c), 0);
+	ck_assert_int_eq(vfs_refresh(&b), 0);
+	ck_assert_int_eq(vfs_checks(&b, "/after", "all"), 0);
+	vfs_unmount(&c);
+	vfs_unmount(&b);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+
+START_TEST(a_machine_suspended_before_its_packs_publishes_no_holes) { suspended_before("packs/", false); }
+END_TEST
+START_TEST(a_machine_suspended_between_its_packs_and_its_head_publishes_no_holes) { suspended_before("heads/", true); }
+END_TEST
+
+START_TEST(a_clock_that_is_a_year_off_neither_keeps_for_ever_nor_loses)
+{
+	struct nf_gc_options o = at_once();
+	struct vfs_site s;
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a"), b = vfs_mount(&s, "b");
+	uint64_t now = (uint64_t)time(NULL) * NF_NS_PER_S, year = 365ull * 86400 * NF_NS_PER_S;
+	for (uint64_t i = 0; i < 6; i++) {
+		ck_assert_int_eq(put(&a, "/a", BIG, i), 0);
+		ck_assert_int_eq(vfs_sync(&a), 0);
+		nf_clock_fake_set(i % 2 ? now + year : now - year);
+		ck_assert_int_eq(put(&b, "/b", BIG, 50 + i), 0);
+		ck_assert_int_eq(vfs_sync(&b), 0);
+		nf_clock_fake_end();
+	}
+	/* All of it was written just now, whatever the heads say. */
+	o.keep_days = 1;
+	ck_assert_int_eq(vfs_refresh(&a), 0);
+	struct nf_gc_result r = gc(&a, &o);
+	ck_assert_uint_eq(r.deleted_packs, 0);
+	is_whole(&a);
+	o.keep_days = 0;
+	for (int i = 0; i < 3; i++)
+		(void)gc(&a, &o);
+	ck_assert_uint_lt(stored(&s).bytes, 2 * BIG + (400 << 10));
+	ck_assert_int_eq(vfs_refresh(&b), 0);
+	ck_assert_int_eq(check(&b, "/a", BIG, 5), 0);
+	ck_assert_int_eq(check(&a, "/b", BIG, 55), 0);
+	is_whole(&a);
+	is_whole(&b);
+	vfs_unmount(&b);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+/* --- cut anywhere -------------------------------------------------------------------- */
+
+/* A vault with something to condemn, to delete, to move and to keep. */
+static void history(const struct vfs_site *s)
+{
+	struct nf_gc_options o = at_once();
+	char path[20];
+
+	struct vfs a = vfs_mount(s, "a");
+	for (uint64_t i = 0; i < 6; i++) {
+		snprintf(path, sizeof path, "/f%d", (int)i);
+		ck_assert_int_eq(put(&a, path, 50000, i), 0);
+	}
+	ck_assert_int_eq(nf_vault_snapshot_create(a.v, "kept", NULL), 0);
+	for (uint64_t i = 6; i < 20; i++) {
+		snprintf(path, sizeof path, "/g%d", (int)i);
+		ck_assert_int_eq(put(&a, path, 40000, i), 0);
+	}
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(put(&a, "/f0", 60000, 100), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	(void)gc(&a, &o);
+	for (uint64_t i = 8; i < 20; i++) {
+		snprintf(path, sizeof path, "/g%d", (int)i);
+		ck_assert_int_eq(vfs_unlink(&a, path, false), 0);
+	}
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	vfs_unmount(&a);
+}
+
+static void history_is_there(struct vfs *m)
+{
+	ck_assert_int_eq(check(m, "/f0", 60000, 100), 0);
+	ck_assert_int_eq(check(m, "/f5", 50000, 5), 0);
+	ck_assert_int_eq(check(m, "/g6", 40000, 6), 0);
+	ck_assert_int_eq(check(m, "/g7", 40000, 7), 0);
+	is_whole(m);
+}
+
+static void snapshot_is_there(const struct vfs_site *s)
+{
+	char cache[200], state[200];
+	struct nf_vault_options vo = vfs_options(s, "reader", cache, state);
+	struct vfs r;
+
+	vo.snapshot = "kept";
+	vo.read_only = true;
+	vo.cache_dir = NULL;
+	ck_assert_int_eq(nf_vault_open(&vo, &r.v), 0);
+	r.fs = nf_vault_fs(r.v);
+	ck_assert_int_eq(check(&r, "/f0", 50000, 0), 0);
+	is_whole(&r);
+	vfs_unmount(&r);
+}
+
+/* Is every pack on the store named, but for what waits in the list? */
+static void nothing_leaks(struct vfs *m)
+{
+	struct nf_gc_options o = at_once();
+
+	for (int i = 0; i < 2; i++)
+		(void)gc(m, &o);
+	o.dry_run = true;
+	struct nf_gc_result r = gc(m, &o);
+	/* Of the last run's own commit, which made the one before it superfluous. */
+	ck_assert_uint_le(r.dead_packs, 3);
+	ck_assert_uint_eq(r.young_packs, 0);
+	ck_assert_uint_eq(r.packs, r.live_packs + r.dead_packs + r.waiting_packs + r.deleted_packs);
+	ck_assert_uint_le(r.dead_bytes + r.deleted_bytes, 60000);
+}
+
+START_TEST(a_run_cut_at_any_operation_loses_nothing_and_the_next_one_leaves_nothing)
+{
+	uint64_t step = getenv("FOLIOFS_LONG") ? 1 : 2, cuts = 0;
+
+	for (uint64_t at = 1;; at += step) {
+		struct nf_gc_options o = at_once();
+		struct nf_gc_result r;
+		struct vfs_site s;
+		struct vfs a;
+		vfs_site_init(&s, "", "");
+		history(&s);
+		struct gate *g = gate_new(vfs_store(&s));
+		ck_assert_int_eq(vfs_mount_over(&s, "a", &g->base, &a), 0);
+		o.repack_percent = 60;
+		atomic_store(&g->shut_at, atomic_load(&g->nr) + at);
+		int e = nf_vault_gc(a.v, &o, NULL, &r);
+		bool whole = atomic_load(&g->nr) < atomic_load(&g->shut_at);
+		ck_assert(whole ? e == 0 : e < 0 || e == 0);
+		cuts += !whole;
+		vfs_unmount(&a);
+		a = vfs_mount(&s, "a");
+		if (whole)
+			ck_assert_uint_gt(r.moved_bytes, 0);
+		history_is_there(&a);
+		nothing_leaks(&a);
+		history_is_there(&a);
+		snapshot_is_there(&s);
+		vfs_unmount(&a);
+		vfs_site_deinit(&s);
+		if (whole)
+			break;
+	}
+	printf("# cut at %d operations of the store\n", (int)cuts);
+	ck_assert_uint_gt(cuts, 10);
+}
+END_TEST
+
+static void suite_add(Suite *s)
+{
+	TCase *tc = nf_case(s, "gc", 120);
+	tcase_add_test(tc, what_no_kept_commit_names_is_condemned_and_then_deleted);
+	tcase_add_test(tc, nothing_goes_before_its_time);
+	tcase_add_test(tc, a_snapshot_keeps_what_it_shows_until_it_is_removed);
+	tcase_add_test(tc, leftovers_of_broken_uploads_go_and_foreign_names_stay);
+	tcase_add_test(tc, a_machine_that_was_away_for_longer_than_the_grace_loses_nothing);
+	tcase_add_test(tc, a_machine_suspended_before_its_packs_publishes_no_holes);
+	tcase_add_test(tc, a_machine_suspended_between_its_packs_and_its_head_publishes_no_holes);
+	tcase_add_test(tc, a_run_cut_at_any_operation_loses_nothing_and_the_next_one_leaves_nothing);
+	tcase_add_test(tc, a_clock_that_is_a_year_off_neither_keeps_for_ever_nor_loses);
+}
+
+NF_SUITE("vault/gc")
