@@ -408,7 +408,7 @@ static bool is_hardly_named(const struct nf_gc *g, const struct nf_pack_entry *e
 {
 	if (!e->listed || !e->needed)
 		return false;
-	return e->condemned || (uint64_t)e->most_bytes * 100 < e->size_bytes * g->o.repack_percent;
+	return e->condemned || (!e->pinned && (uint64_t)e->most_bytes * 100 < e->size_bytes * g->o.repack_percent);
 }
 
 static int move_out(struct nf_gc *g)

@@ -181,7 +181,7 @@ static int fold(struct nf_gc *g, const struct step *s)
 	return 0;
 }
 
-static void judge(struct nf_gc *g, bool kept)
+static void judge(struct nf_gc *g, bool kept, bool snapshot)
 {
 	for (struct nf_pack_entry *e = nf_pack_set_first(&g->packs); e; e = nf_pack_set_next(e)) {
 		if (e->live_bytes <= 0)
@@ -190,6 +190,7 @@ static void judge(struct nf_gc *g, bool kept)
 		if (!kept)
 			continue;
 		e->needed = true;
+		e->pinned = e->pinned || snapshot;
 		e->most_bytes = NF_MAX(e->most_bytes, e->live_bytes);
 	}
 }
@@ -289,7 +290,7 @@ int nf_gc_mark(struct nf_gc *g)
 			g->r.damaged_roots += root->kept;
 			r = root->kept ? need_what_is_left(g, &root->root) : 0;
 		} else if (r == 0) {
-			judge(g, root->kept);
+			judge(g, root->kept, root->key.type == NF_ITEM_SNAPSHOT);
 			from = &root->root;
 		}
 		if (r < 0)
