@@ -480,30 +480,6 @@ static int remember(struct nf_vault *v, const struct nf_head *leaf)
 	return nf_state_save(v, &s);
 }
 
-/* What belongs to the current epoch was appended after the rotation that came before its cut. */
-void nf_journal_let_go(struct nf_vault *v)
-{
-	if (!v->journal || !v->current)
-		return;
-	/* What is left must not need what goes. */
-	if (nf_vault_journal(v, true) < 0)
-		return;
-	nf_lock_take(&v->ns);
-	uint64_t bound = NF_MIN(v->current->min_segment, v->current->first_segment);
-	if (v->frozen) {
-		bound = NF_MIN(bound, v->frozen->min_segment);
-		bound = NF_MIN(bound, v->frozen->first_segment);
-	}
-	for (struct nf_avl_node *n = nf_avl_first(&v->vnodes); n; n = nf_avl_next(n))
-		if (nf_container_of(n, struct nf_vnode, node)->orphan ||
-		    nf_container_of(n, struct nf_vnode, node)->old_version)
-			bound = 0; /* its blocks may be anywhere */
-	nf_moved_trim(v, bound);
-	nf_lock_drop(&v->ns);
-	if (bound)
-		(void)nf_journal_trim(v->journal, bound); /* what stays is trimmed by the next commit */
-}
-
 static bool contained(const struct nf_vault *v, const struct nf_epoch *e, const struct nf_head *h)
 {
 	return e && e->sent && nf_vector_seq(&h->vector, v->writer) >= e->seq;

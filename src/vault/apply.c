@@ -234,8 +234,8 @@ static int commit(struct nf_txn *t)
 		a->redirects[a->nr_redirects++] = t->redirect;
 	a->nr_out += t->nr_out;
 	a->nr_spared += t->spared;
-	a->inodes += t->inodes;
-	a->bytes += t->bytes;
+	a->inodes = nf_counter_sum(a->inodes, t->inodes);
+	a->bytes = nf_counter_sum(a->bytes, t->bytes);
 	return 0;
 }
 

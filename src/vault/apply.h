@@ -29,6 +29,10 @@
 #include "vault/layer.h"
 #include "vault/op.h"
 
+/* Counters count modulo 2^64 (docs/format.md): a few sparse files may have more bytes than a number holds, and every
+ * order of adding must come to the same. */
+static inline int64_t nf_counter_sum(int64_t a, int64_t b) { return (int64_t)((uint64_t)a + (uint64_t)b); }
+
 struct nf_apply {
 	struct nf_view view;    /* layers[0] is what is changed */
 	struct nf_layer *layer; /* == view.layers[0], writable */
@@ -48,7 +52,7 @@ struct nf_apply {
 	 * unpublished delta becomes when it is replayed on a newer head. */
 	struct nf_buf *out;
 	uint32_t nr_out;
-	/* Sums of differences. */
+	/* Sums of differences, modulo 2^64: nf_counter_sum(). */
 	int64_t inodes;
 	int64_t bytes;
 	/* Conflicts met. */

@@ -132,7 +132,7 @@ static int data_in_place(struct nf_txn *t, uint64_t ino, const struct nf_op *op,
 	}
 	if (r < 0)
 		return nf_fail(r);
-	t->bytes += (int64_t)op->size_after - (int64_t)item->size_bytes;
+	t->bytes = nf_counter_sum(t->bytes, (int64_t)op->size_after - (int64_t)item->size_bytes);
 	item->size_bytes = op->size_after;
 	item->mtime = op->mtime;
 	nf_time_at_least(&item->ctime, op->time);
@@ -242,7 +242,7 @@ static int data_conflict(struct nf_txn *t, const struct nf_op *op, bool gone)
 		copy = t->a->first_spare + t->a->nr_spared + t->spared++;
 	item.nlink = 1;
 	t->inodes++;
-	t->bytes += (int64_t)item.size_bytes;
+	t->bytes = nf_counter_sum(t->bytes, (int64_t)item.size_bytes);
 	r = nf_txn_emit_create(t, copy, dir, free, free_len, &item, op);
 	if (r == 0)
 		r = nf_txn_clone_base(t, op->ino, copy, 1u << item.block_shift, op);

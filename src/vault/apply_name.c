@@ -104,7 +104,7 @@ static int drop_link(struct nf_txn *t, uint64_t ino, struct nf_inode_item *item,
 	if (S_ISDIR(item->mode) || item->nlink <= 1) {
 		t->inodes--;
 		if (S_ISREG(item->mode))
-			t->bytes -= (int64_t)item->size_bytes;
+			t->bytes = nf_counter_sum(t->bytes, -(int64_t)item->size_bytes);
 		return nf_layer_wipe(t->scratch, ino);
 	}
 	item->nlink--;
@@ -129,12 +129,9 @@ static int unlink_copy(struct nf_txn *t, uint64_t copy, const struct nf_op *op)
 	if (r == 0)
 		r = drop_link(t, copy, &item, op->time);
 	if (r == 0) {
-		struct nf_op done = *op;
-		done.parent = dir;
-		done.ino = copy;
-		done.stamp = item.stamp;
-		done.name = name;
-		done.name_len = len;
+		struct nf_op done = { .kind = NF_OP_UNLINK, .conflict_mode = op->conflict_mode, .time = op->time,
+				      .parent = dir, .ino = copy, .stamp = item.stamp, .name = name,
+				      .name_len = len };
 		nf_txn_emit(t, &done);
 	}
 	nf_val_deinit(&val);
@@ -285,10 +282,18 @@ static int rename_target(struct nf_txn *t, const struct nf_op *op, uint64_t pare
 	struct nf_inode_item item;
 	uint64_t there;
 
+	uint64_t copy = nf_txn_redirected(t->a, op->replaced);
+
 	memcpy(name, op->new_name, op->new_name_len);
 	name[op->new_name_len] = '\0';
 	*len = op->new_name_len;
-	int r = nf_txn_find(t, parent, op->new_name, op->new_name_len, &there, NULL);
+	/* What the author edited and then replaced was wanted by nobody; the other side's version stays, see below. */
+	int r = op->replaced && copy != op->replaced ? was_last_name(t, op->replaced) : 0;
+	if (r == 1)
+		r = unlink_copy(t, copy, op);
+	if (r)
+		return r;
+	r = nf_txn_find(t, parent, op->new_name, op->new_name_len, &there, NULL);
 	if (r == NF_TREE_NONE)
 		return 0;
 	if (r)

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 
 enum { DEPTH_MAX = 256, CONFLICT_TRIES = 1000 };
@@ -188,8 +189,9 @@ static uint8_t conflict_name(const char *name, uint8_t len, const char *host, st
 	for (; host[h] && h < 32; h++)
 		clean[h] = host[h] == '/' ? '-' : host[h];
 	clean[h] = '\0';
-	gmtime_r(&time.tv_sec, &tm);
-	strftime(when, sizeof when, "%Y-%m-%d %H.%M.%S", &tm);
+	/* A time of another machine's may be beyond any calendar. */
+	if (!gmtime_r(&time.tv_sec, &tm) || strftime(when, sizeof when, "%Y-%m-%d %H.%M.%S", &tm) == 0)
+		snprintf(when, sizeof when, "%" PRId64, (int64_t)time.tv_sec);
 	int tag_len = n > 1 ? snprintf(tag, sizeof tag, " (conflict %s %s %u)", clean, when, n)
 			    : snprintf(tag, sizeof tag, " (conflict %s %s)", clean, when);
 	for (size_t i = len; i > 1; i--) {

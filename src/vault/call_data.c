@@ -487,12 +487,33 @@ static void start_seek(struct nf_run *run)
 	nf_group_flush(&run->io, 0);
 }
 
+/* The first block, from BLOCK on, of a window with something in it: of undrained groups, or of the view. 0, NF_TREE_NONE, ... */
+static int next_window(struct nf_vnode *vn, uint64_t block, struct nf_want *w, uint64_t *out)
+{
+	struct nf_view view = nf_vnode_view(vn);
+	const struct nf_acc *acc = nf_acc_from(vn, block);
+	struct nf_key from = nf_key_extent(vn->ino, block), key;
+	struct nf_key to = { .ino = vn->ino, .type = NF_ITEM_EXTENT + 1 };
+	struct nf_val val = { 0 };
+
+	int r = nf_view_next(&view, &from, &to, w, &key, &val);
+	nf_val_deinit(&val);
+	if (r && r != NF_TREE_NONE)
+		return r;
+	if (r == 0 && (!acc || key.a < acc->first_block))
+		*out = key.a;
+	else if (acc)
+		*out = acc->first_block;
+	else
+		return NF_TREE_NONE;
+	return 0;
+}
+
 /* Finds the first block at or after BLOCK that is data (or is not). 0 with *OUT, NF_TREE_NONE past the end. */
 static int seek_block(struct nf_vnode *vn, uint64_t block, uint64_t end, bool data, struct nf_want *w,
 		      uint64_t *out)
 {
 	struct nf_block_ref window[NF_WINDOW_BLOCKS];
-	struct nf_view view = nf_vnode_view(vn);
 
 	while (block < end) {
 		uint64_t first = block / NF_WINDOW_BLOCKS * NF_WINDOW_BLOCKS;
@@ -505,19 +526,13 @@ static int seek_block(struct nf_vnode *vn, uint64_t block, uint64_t end, bool da
 				return 0;
 			}
 		}
-		if (!data || block >= end || !nf_avl_empty(&vn->acc))
+		if (!data || block >= end)
 			continue;
-		/* Over long holes by the next item there is. */
-		struct nf_key from = nf_key_extent(vn->ino, block), key;
-		struct nf_key to = { .ino = vn->ino, .type = NF_ITEM_EXTENT + 1 };
-		struct nf_val val = { 0 };
-		r = nf_view_next(&view, &from, &to, w, &key, &val);
-		if (r == NF_TREE_NONE)
-			break;
+		/* Over long holes at one step. */
+		r = next_window(vn, block, w, &first);
 		if (r)
 			return r;
-		nf_val_deinit(&val);
-		block = NF_MAX(block, key.a);
+		block = NF_MAX(block, first);
 	}
 	return NF_TREE_NONE;
 }

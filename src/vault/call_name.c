@@ -235,8 +235,8 @@ static void data_first_done(struct nf_io *io)
 {
 	struct nf_run *run = io->ctx;
 
-	/* What could not be stored stays dirty; the rename happens all the same. */
-	run->phase = 1;
+	run->error = io->error;
+	run->phase++;
 	nf_run_again(run);
 }
 
@@ -246,21 +246,34 @@ static void data_first(struct nf_run *run)
 	nf_group_flush(&run->io, nf_group_close(&run->vn->ic));
 }
 
-/* A file that gets a (new) name has its data stored first, so that after a crash the name never
- * shows an empty file.  NF_CALL_PENDING while that is under way. */
-static int store_data_first(struct nf_vault *v, struct nf_call *c, uint64_t ino)
+/* What came of the flush before this run of the handler: without its data the file gets no name. */
+static int data_first_error(const struct nf_run *run)
+{
+	if (!run->vn)
+		return 0;
+	return run->error < 0 ? run->error : run->vn->failed;
+}
+
+/* A file that gets a (new) name has its data stored first, so that after a crash the name never shows an empty file.
+ * INO is the call's NTH such file, from 0.  NF_CALL_PENDING while that is under way. */
+static int store_data_first(struct nf_vault *v, struct nf_call *c, uint64_t ino, unsigned nth)
 {
 	struct nf_run *run = nf_run_of(c);
 	struct nf_vnode *vn = nf_vnode_find(v, ino);
 
-	if (run->phase || !vn || vn->dying || (nf_list_empty(&vn->dirty) && !nf_is_dirty(&vn->ic)))
+	if (run->phase > nth)
+		return data_first_error(run);
+	if (!vn || vn->dying || (nf_list_empty(&vn->dirty) && !nf_is_dirty(&vn->ic)))
 		return 0;
 	if (!nf_list_empty(&vn->lru)) {
 		nf_list_del(&vn->lru);
 		v->nr_closed--;
 	}
 	vn->refs++;
+	if (run->vn)
+		nf_vnode_put(run->vn);
 	run->vn = vn;
+	run->phase = nth;
 	run->start = data_first;
 	return NF_CALL_PENDING;
 }
@@ -312,7 +325,9 @@ int nf_do_rename(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 		r = check_rename(v, c, &from, &to, to_ino, exists, w);
 	bool same = r == 0 && exists && to_ino == ino; /* two links of one file: nothing happens */
 	if (r == 0 && !same && exists && S_ISREG(from.mode))
-		r = store_data_first(v, c, ino);
+		r = store_data_first(v, c, ino, 0);
+	if (r == 0 && !same && c->flags & RENAME_EXCHANGE && S_ISREG(to.mode))
+		r = store_data_first(v, c, to_ino, 1);
 	struct nf_op op = {
 		.kind = NF_OP_RENAME, .conflict_mode = NF_MODE_STASH, .time = nf_clock_real(), .ino = ino,
 		.parent = c->ino, .new_parent = c->ino2, .replaced = exists ? to_ino : 0,
@@ -471,10 +486,12 @@ int nf_do_link(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 			run->start = data_first;
 			return NF_CALL_PENDING;
 		}
-		r = link_nameless(v, vn, c, w);
+		r = data_first_error(run);
+		if (r == 0)
+			r = link_nameless(v, vn, c, w);
 	} else if (r == 0) {
 		if (regular)
-			r = store_data_first(v, c, c->ino);
+			r = store_data_first(v, c, c->ino, 0);
 		struct nf_op op = { .kind = NF_OP_LINK, .conflict_mode = NF_MODE_STASH,
 				    .time = nf_clock_real(), .ino = c->ino, .parent = c->ino2,
 				    .name = c->name2, .name_len = (uint8_t)strlen(c->name2) };

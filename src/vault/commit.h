@@ -38,11 +38,14 @@ int nf_publish(struct nf_vault *v, const struct nf_head *const *leaves, size_t n
 /* Makes LEAF the base: replays what is ours and not in it, tells the library and the kernel what
  * changed.  The remembered state is on disk before anybody sees it (R6). */
 int nf_adopt(struct nf_vault *v, const struct nf_head *leaf);
+/* trim.c */
+/* Segments of the journal that only reported dots needed go. */
+void nf_journal_let_go(struct nf_vault *v);
+/* The lowest segment that is needed; 0: all of them. */
+uint64_t nf_journal_bound(struct nf_vault *v) NF_REQUIRES(v->ns);
 /* merge.c */
 int nf_replay(struct nf_vault *v, struct nf_apply *a, const void *ops, size_t len,
 	      const struct nf_pack_id *self);
-/* Segments of the journal that only reported dots needed go. */
-void nf_journal_let_go(struct nf_vault *v);
 /* A copy of a head (vector included). */
 int nf_head_copy(struct nf_head *to, const struct nf_head *from);
 /* Where a local block went; false: it is not on the server. Takes ns. */

@@ -146,8 +146,8 @@ static int do_op(struct nf_vault *v, struct nf_epoch *e, const struct nf_op *op,
 	struct nf_apply a = nf_vault_apply(v, e, frozen);
 	r = nf_apply(&a, op, w);
 	if (r == 0) {
-		e->inodes += a.inodes;
-		e->bytes += a.bytes;
+		e->inodes = nf_counter_sum(e->inodes, a.inodes);
+		e->bytes = nf_counter_sum(e->bytes, a.bytes);
 		/* What we make ourselves was checked against this very view. */
 		NF_ASSERT(a.nr_redirects == 0);
 		e->nr_ops++;

@@ -149,8 +149,8 @@ static int replay_delta(struct nf_vault *v, struct nf_merged *m, const struct mi
 		.base_root = d.base_root, .first_spare = d.first_spare,
 	};
 	r = nf_replay(v, &a, d.ops, d.ops_len, &mi->delta.pack);
-	m->inodes += a.inodes;
-	m->bytes += a.bytes;
+	m->inodes = nf_counter_sum(m->inodes, a.inodes);
+	m->bytes = nf_counter_sum(m->bytes, a.bytes);
 	m->conflicts += a.conflicts;
 	nf_apply_deinit(&a);
 	nf_trace(COMMIT, "merge dot=%u.%" PRIu64 " ops=%u conflicts=%" PRIu64, d.writer, d.seq, d.nr_ops,

@@ -28,7 +28,7 @@ static struct nf_vnode *vnode_of(struct nf_ictx *ic) { return nf_container_of(ic
 
 /* --- reading ---------------------------------------------------------------------------- */
 
-enum { PIECES_MAX = 512 };
+enum { MOVED_TRIES = 8 };
 
 /* One subrequest being read. */
 struct reading {
@@ -40,6 +40,8 @@ struct reading {
 	struct nf_fetch_nodes *fetch;
 	atomic_uint left; /* fetches under way, and the starter */
 	_Atomic int error;
+	_Atomic bool moved; /* a local block was not there any more: it is on the server since the look-up */
+	unsigned tries;
 	unsigned nr_pieces;
 	struct piece {
 		struct nf_fetch_io io;
@@ -72,8 +74,20 @@ static void reading_end(struct reading *rd, int error)
 
 static void reading_put(struct reading *rd)
 {
-	if (atomic_fetch_sub(&rd->left, 1) == 1)
+	if (atomic_fetch_sub(&rd->left, 1) != 1)
+		return;
+	if (!atomic_load(&rd->moved) || ++rd->tries == MOVED_TRIES) {
 		reading_end(rd, atomic_load(&rd->error));
+		return;
+	}
+	/* From the look-up again. */
+	free(rd->pieces);
+	rd->pieces = NULL;
+	rd->nr_pieces = 0;
+	atomic_store(&rd->moved, false);
+	atomic_store(&rd->error, 0);
+	atomic_store(&rd->left, 1);
+	nf_pool_add(rd->v->pool, &rd->work);
 }
 
 static void place_blocks(struct reading *rd, unsigned first, unsigned nr, uint8_t *at)
@@ -172,7 +186,10 @@ static int start_piece(struct reading *rd, unsigned first, unsigned nr)
 	if (local) {
 		struct nf_journal_pos pos = { nf_ref_local_segment(&ref->pack), ref->offset_bytes };
 		place_blocks(rd, first, nr, kept->bytes);
-		return nf_journal_read(rd->v->journal, pos, kept->bytes, len);
+		int r = nf_journal_read(rd->v->journal, pos, kept->bytes, len);
+		if (r == -EINVAL)
+			atomic_store(&rd->moved, true);
+		return r;
 	}
 	struct piece *p = &rd->pieces[rd->nr_pieces++];
 	p->rd = rd;
@@ -417,6 +434,7 @@ static int check_write_begin(struct nf_ictx *ic, uint64_t pos_bytes, uint64_t le
 struct writing {
 	struct nf_acc **accs;
 	unsigned nr;
+	bool storing;         /* counted in the file's `storing`; under ns */
 	uint32_t first_index; /* of the first block: one behind the other, whichever thread seals which */
 };
 
@@ -433,9 +451,38 @@ static int init_wreq(struct nf_wreq *wq, struct nf_ictx *ic)
 	return 0;
 }
 
+/* From here until the blocks are noted with the file their segment must stay. */
+static void storing_begin(struct nf_vnode *vn, struct writing *wr)
+{
+	struct nf_vault *v = vn->v;
+
+	nf_lock_take(&v->ns);
+	if (!wr->storing) {
+		NF_ASSERT(v->current);
+		uint64_t segment = v->current->first_segment;
+		vn->storing_segment = vn->storing ? NF_MIN(vn->storing_segment, segment) : segment;
+		vn->storing++;
+		wr->storing = true;
+	}
+	nf_lock_drop(&v->ns);
+}
+
+static void storing_end(struct nf_vnode *vn, struct writing *wr) NF_REQUIRES(vn->v->ns)
+{
+	vn->storing -= wr->storing;
+	wr->storing = false;
+}
+
 static void cleanup_wreq(struct nf_wreq *wq)
 {
 	struct writing *wr = *nf_wreq_priv(wq);
+	struct nf_vnode *vn = vnode_of(nf_wreq_ictx(wq));
+
+	if (wr->storing) {
+		nf_lock_take(&vn->v->ns);
+		storing_end(vn, wr);
+		nf_lock_drop(&vn->v->ns);
+	}
 
 	for (unsigned i = 0; i < wr->nr; i++)
 		free(wr->accs[i]);
@@ -538,8 +585,10 @@ static void issue_write(struct nf_subreq *sq)
 	for (unsigned i = 0; i < sq->nr_blocks; i++)
 		if (sq->blocks[i].sealed_len)
 			iov[nr++] = (struct iovec){ sq->blocks[i].sealed, sq->blocks[i].sealed_len };
-	if (nr)
+	if (nr) {
+		storing_begin(vnode_of(sq->ic), *nf_wreq_priv(sq->wreq));
 		r = nf_journal_data(v->journal, iov, nr, &pos);
+	}
 	if (r == 0 && nr) {
 		uint64_t at = pos.offset_bytes;
 		for (unsigned i = 0; i < sq->nr_blocks; i++) {
@@ -593,6 +642,7 @@ static void write_stored(struct nf_wreq *wq)
 				vn->acc_bytes += a->refs[b].sealed_len;
 	}
 	wr->nr = 0;
+	storing_end(vn, wr);
 	nf_vnode_dirty(vn);
 	nf_lock_drop(&vn->v->ns);
 }

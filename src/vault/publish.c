@@ -556,7 +556,7 @@ static int put_counter(struct nf_vault *v, struct nf_layer *l, const struct nf_r
 	nf_val_deinit(&val);
 	if (r < 0)
 		return r;
-	nf_put_le64(out, (uint64_t)(now + difference));
+	nf_put_le64(out, (uint64_t)nf_counter_sum(now, difference));
 	return nf_layer_put(l, &key, out, sizeof out);
 }
 
@@ -829,8 +829,8 @@ static int stack(struct publishing *p, const struct nf_head *const *leaves, size
 		r = nf_layer_fold(p->all, p->merged.layer);
 	if (r == 0 && p->e) {
 		r = nf_layer_fold(p->all, p->e->layer);
-		inodes += p->e->inodes;
-		bytes += p->e->bytes;
+		inodes = nf_counter_sum(inodes, p->e->inodes);
+		bytes = nf_counter_sum(bytes, p->e->bytes);
 	}
 	if (r == 0)
 		r = nf_merge_parents(p->all, leaves, nr);

@@ -289,6 +289,9 @@ static int open_writer(struct nf_vault *v, const struct nf_state *s)
 	}
 	if (r == 0)
 		v->birth = (uint64_t)v->writer << 40 | v->next_counter++;
+	/* Before anything is sealed with it: the next mount must take another one, whatever becomes of this. */
+	if (r == 0)
+		r = remember(v);
 	return r;
 }
 

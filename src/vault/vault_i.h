@@ -117,6 +117,8 @@ struct nf_vnode {
 	struct nf_work kill;     /* n */
 	struct nf_avl acc;       /* n  of nf_acc, by (first block, group) */
 	uint64_t acc_bytes;      /* n  sealed bytes in acc */
+	unsigned storing;        /* n  requests that may have blocks in the journal and none in acc */
+	uint64_t storing_segment; /* n  while there are: these blocks are there or later */
 	struct nf_buf base_item; /* n  INODE value in the base; empty: not there */
 	struct nf_buf next_item; /* n  in the base being taken over */
 	struct nf_layer *orphan_layer; /* n  an orphan's own state */
@@ -296,6 +298,8 @@ void nf_vnode_dirty(struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);
 /* After the base moved. 0 or NF_TREE_WANT. */
 int nf_vnode_rebase(struct nf_vnode *vn, struct nf_want *w) NF_REQUIRES(vn->v->ns);
 struct nf_acc *nf_acc_find(struct nf_vnode *vn, uint64_t first_block, uint64_t group);
+/* The first whose window begins at FIRST_BLOCK or later, or NULL. */
+struct nf_acc *nf_acc_from(struct nf_vnode *vn, uint64_t first_block);
 void nf_acc_add(struct nf_vnode *vn, struct nf_acc *a);
 void nf_acc_drop(struct nf_vnode *vn, uint64_t upto_group);
 const struct nf_acc *nf_vnode_inline(struct nf_vnode *vn);

@@ -277,6 +277,13 @@ struct nf_acc *nf_acc_find(struct nf_vnode *vn, uint64_t first_block, uint64_t g
 	return n ? nf_container_of(n, struct nf_acc, node) : NULL;
 }
 
+struct nf_acc *nf_acc_from(struct nf_vnode *vn, uint64_t first_block)
+{
+	struct nf_acc key = { .first_block = first_block, .group = 0 };
+	struct nf_avl_node *n = nf_avl_lower(&vn->acc, &key, cmp_acc);
+	return n ? nf_container_of(n, struct nf_acc, node) : NULL;
+}
+
 void nf_acc_add(struct nf_vnode *vn, struct nf_acc *a)
 {
 	struct nf_avl_node *there = nf_avl_add(&vn->acc, a, cmp_acc, &a->node);
