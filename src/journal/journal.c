@@ -302,6 +302,14 @@ int nf_journal_rotate(struct nf_journal *j, uint64_t *number)
 	return r;
 }
 
+uint64_t nf_journal_newest(struct nf_journal *j)
+{
+	nf_lock_take(&j->lock);
+	uint64_t number = newest_locked(j)->number;
+	nf_lock_drop(&j->lock);
+	return number;
+}
+
 int nf_journal_read(struct nf_journal *j, struct nf_journal_pos pos, void *buf, size_t len)
 {
 	if (len > NF_JOURNAL_FRAME_MAX || pos.offset_bytes > UINT64_MAX - len)

@@ -108,6 +108,8 @@ int nf_journal_read(struct nf_journal *j, struct nf_journal_pos pos, void *buf, 
 /* Starts a new segment; *NUMBER is its number: what is appended from now on is in it
  * or later ones. */
 int nf_journal_rotate(struct nf_journal *j, uint64_t *number);
+/* The number of the segment that is appended to now. */
+uint64_t nf_journal_newest(struct nf_journal *j);
 /* Deletes all segments below NUMBER, oldest first; the newest always stays. */
 int nf_journal_trim(struct nf_journal *j, uint64_t number);
 /* Reads all segments again: -NF_E_JOURNAL_BAD if a frame is not as it was written (D

@@ -207,12 +207,14 @@ static void rebased_take(struct nf_vault *v, struct rebased *rb, const struct nf
 
 /* --- files in memory ------------------------------------------------------------------------------------ */
 
-/* Which inodes have another content now. */
+/* Which inodes have another content now than what we show.  Our own frozen epoch, drained and so immutable, counts as shown:
+ * data of ours that comes after it need not be told before. */
 static int changed_content(struct nf_vault *v, const struct changes *ch, const struct nf_head *leaf,
 			   uint64_t **inos, size_t *nr)
 {
 	struct nf_view now = { .nodes = v->nodes, .base = leaf->root };
-	struct nf_view before = { .nodes = v->nodes, .base = v->base.root };
+	struct nf_view before = { .nodes = v->nodes, .base = v->base.root,
+				  .layers = { v->frozen ? v->frozen->layer : NULL } };
 	uint64_t *list = calloc(ch->nr + 1, sizeof *list);
 	size_t n = 0;
 

@@ -58,6 +58,12 @@ static bool is_done(struct nf_vault *v, uint64_t target)
 	return v->confirmed_seq >= target || target_seq(v) == 0;
 }
 
+/* Was anything done so far left out of dot TARGET, or what it became? */
+static int left_out(const struct nf_vault *v, uint64_t target)
+{
+	return v->left_seq >= target ? v->left_error : 0;
+}
+
 /* Ends what waits for dots up to the confirmed one. */
 static void wake_synced(struct nf_vault *v)
 {
@@ -402,20 +408,24 @@ static void prune(struct nf_vault *v)
 
 int nf_commit_turn(struct nf_vault *v, bool force)
 {
-	int r = 0;
+	int r = 0, cut = force && !v->read_only ? NF_MIN(nf_cut(v), 0) : 0;
 
-	if (force && !v->read_only)
-		nf_cut(v);
-	if (v->frozen)
-		r = nf_cut_drain(v);
+	if (v->frozen) {
+		int drained = nf_cut_drain(v);
+		cut = cut < 0 ? cut : drained;
+	}
+	v->cut_error = cut;
+	/* What could not be cut or stored stops neither what was, nor what others did. */
 	nf_lock_take(&v->ns);
-	v->committing = r == 0;
+	v->committing = true;
 	nf_lock_drop(&v->ns);
 	for (unsigned round = 0; r >= 0 && round < TURNS_MAX; round++) {
 		r = round_of(v, round);
 		if (r <= 0 || v->stop)
 			break;
 	}
+	if (r >= 0 && cut < 0)
+		r = cut;
 	nf_lock_take(&v->ns);
 	v->committing = false;
 	v->turns_done++;
@@ -522,7 +532,8 @@ static void *committer(void *arg)
 		next_poll = now + v->poll_ms * NF_NS_PER_MS;
 		if (r < 0) {
 			retry_at = now + back_off_ms * NF_NS_PER_MS;
-			back_off_ms = NF_MIN(back_off_ms * 2, UINT64_C(30000));
+			/* What is wrong on this machine is no reason to hear less of others. */
+			back_off_ms = NF_MIN(back_off_ms * 2, r == v->cut_error ? v->poll_ms : UINT64_C(30000));
 		} else {
 			retry_at = 0;
 			back_off_ms = 200;
@@ -618,6 +629,8 @@ int nf_vault_sync(struct nf_vault *v, _Atomic bool *stop)
 	if (v->no_threads) {
 		for (int i = 0; i < TURNS_MAX && r == 0 && !is_done(v, target); i++)
 			r = nf_commit_turn(v, true);
+		if (r == 0 && is_done(v, target))
+			r = left_out(v, target);
 		return r == 0 && !is_done(v, target) ? nf_fail(-NF_E_STORE_BUSY) : r;
 	}
 	nf_lock_take(&v->ns);
@@ -637,8 +650,8 @@ int nf_vault_sync(struct nf_vault *v, _Atomic bool *stop)
 			break;
 		}
 	}
-	if (r == 0 && !is_done(v, target))
-		r = nf_fail(-NF_E_CANCELLED);
+	if (r == 0)
+		r = is_done(v, target) ? left_out(v, target) : nf_fail(-NF_E_CANCELLED);
 	nf_lock_drop(&v->ns);
 	return r;
 }

@@ -5,11 +5,11 @@
 #include "vault/vault_i.h"
 
 /* cut.c */
-/* Freezes the current epoch if it or any file holds something; true if there is a frozen epoch afterwards.
- * Starts the flushes. */
-bool nf_cut(struct nf_vault *v);
-/* Waits until the frozen epoch's data has drained; the error of a flush that failed (it is tried again at the next
- * call). */
+/* Freezes the current epoch if it or any file holds something: 1 if there is a frozen epoch afterwards, 0 if not, or
+ * negative: there is something, and it could not be frozen. */
+int nf_cut(struct nf_vault *v);
+/* Stores the data of the frozen epoch's files.  The error of one that failed: such files are left to the next cut, and if
+ * there is nothing else there is no frozen epoch afterwards. */
 int nf_cut_drain(struct nf_vault *v);
 
 /* What a delta may hold, encoded: it must fit a body that the server takes. */

@@ -2,7 +2,8 @@
  *
  * Under the namespace lock, at one instant: the current epoch becomes the frozen one, a new one takes its place,
  * and every file that may hold data has its flush group closed.  Operations of names are complete with that; data
- * follows as the groups drain (group_stored, nfops.c). */
+ * follows as the groups drain (group_stored, nfops.c).  A file that cannot be flushed holds up nothing but itself: its
+ * data is left to the next cut, and whoever asks for it hears of the error. */
 #include "base/assert.h"
 #include "base/error.h"
 #include "base/mem.h"
@@ -65,10 +66,26 @@ size_t nf_cut_ops_max_bytes(const struct nf_vault *v)
 	return (size_t)NF_MIN((uint64_t)CUT_OPS_BYTES, atomic_load(&v->store->max_put_bytes) / 2);
 }
 
-bool nf_cut(struct nf_vault *v)
+/* There is nothing in the cut, nor has anything come since. */
+static void undo(struct nf_vault *v)
+{
+	NF_ASSERT(nf_lock_held(&v->ns) && v->frozen->nr_ops == 0 && v->current->nr_ops == 0);
+	nf_epoch_free(v->current);
+	v->current = nf_steal(&v->frozen);
+}
+
+/* Where the next epoch's frames go: into a segment of their own, so that the frozen one's can be trimmed; without room for
+ * one they share the newest, which stays then. */
+static uint64_t segment_of_next(struct nf_vault *v)
+{
+	uint64_t segment;
+
+	return nf_journal_rotate(v->journal, &segment) == 0 ? segment : nf_journal_newest(v->journal);
+}
+
+int nf_cut(struct nf_vault *v)
 {
 	struct nf_epoch *now;
-	uint64_t segment = 0;
 	size_t max = nf_cut_ops_max_bytes(v);
 
 	nf_lock_take(&v->ns);
@@ -81,16 +98,16 @@ bool nf_cut(struct nf_vault *v)
 	if (large) {
 		int r = nf_split(v, max);
 		if (r != -EAGAIN)
-			return r == 0;
+			return r < 0 ? r : 1;
 	}
 	/* What the next epoch appends comes after this. */
-	if (nf_journal_rotate(v->journal, &segment) < 0)
-		return false;
+	uint64_t segment = segment_of_next(v);
 	nf_lock_take(&v->ns);
 	/* Its base becomes the frozen epoch's own head; see nf_adopt(). */
-	if (nf_epoch_new(v->current->seq + 1, &v->current->base_root, &now) < 0) {
+	int made = nf_epoch_new(v->current->seq + 1, &v->current->base_root, &now);
+	if (made < 0) {
 		nf_lock_drop(&v->ns);
-		return false;
+		return made;
 	}
 	now->first_segment = segment;
 	v->frozen = v->current;
@@ -117,15 +134,31 @@ bool nf_cut(struct nf_vault *v)
 	}
 	bool empty = v->frozen->nr_ops == 0 && files == 0;
 	if (empty) {
-		nf_epoch_free(v->current);
-		v->current = v->frozen;
-		v->frozen = NULL;
+		undo(v);
 	} else {
 		nf_trace(COMMIT, "cut seq=%" PRIu64 " ops=%u files=%u", v->frozen->seq, v->frozen->nr_ops,
 			 files);
 	}
 	nf_lock_drop(&v->ns);
 	return !empty;
+}
+
+/* What could not be stored of VN now is left to the next cut; its names are in this one, and everything of other files. */
+static void leave_out(struct nf_vnode *vn)
+{
+	struct nf_vault *v = vn->v;
+
+	NF_ASSERT(nf_lock_held(&v->ns));
+	nf_trace(COMMIT, "left out of the cut ino=%" PRIx64 " err=%s", vn->ino, nf_error_name(vn->cut_failed));
+	v->left_seq = v->frozen->seq;
+	v->left_error = vn->cut_failed;
+	if (!v->dirty_since_ns)
+		v->dirty_since_ns = nf_clock_ns();
+	v->frozen->undrained--;
+	vn->in_cut = false;
+	vn->cut_group = 0;
+	vn->cut_failed = 0;
+	nf_vnode_put(vn);
 }
 
 int nf_cut_drain(struct nf_vault *v)
@@ -140,11 +173,18 @@ int nf_cut_drain(struct nf_vault *v)
 	nf_lock_take(&v->ns);
 	while (v->flushing > 0)
 		nf_cond_wait(&v->changed, &v->ns);
-	if (v->frozen && v->frozen->undrained > 0) {
-		r = nf_fail(-EAGAIN);
-		nf_list_for_each(vn, &v->dirty_list, struct nf_vnode, dirty)
-			if (vn->in_cut && vn->cut_failed)
-				r = vn->cut_failed;
+	uint64_t left_before = v->left_seq;
+	nf_list_for_each_safe(vn, &v->dirty_list, struct nf_vnode, dirty) {
+		if (!vn->in_cut || !vn->cut_failed)
+			continue;
+		r = vn->cut_failed;
+		leave_out(vn);
+	}
+	NF_ASSERT(v->frozen && v->frozen->undrained == 0);
+	if (r < 0 && v->frozen->nr_ops == 0 && v->current->nr_ops == 0) {
+		/* The dot is not made of it: whoever waits for it goes on waiting. */
+		undo(v);
+		v->left_seq = left_before;
 	}
 	nf_lock_drop(&v->ns);
 	return r;

@@ -208,6 +208,9 @@ struct nf_vault {
 	struct nf_list sync_waiters;/* n  fsync=remote and sync calls: wait for an epoch */
 	uint64_t confirmed_seq;     /* n  our last dot on the server, shown by a look */
 	uint64_t split_from, split_to; /* n  what was to be dot split_from has become this and the next ones */
+	uint64_t left_seq;          /* n  the last dot that files were left out of (nf_cut_drain()); 0: none */
+	int left_error;             /* n  why */
+	int cut_error;              /* of the last turn's cut; the committer's */
 	uint64_t known_seq;         /* our last dot read back; the committer's */
 	uint64_t base_seen_ns;      /* when a look last showed the base as the only leaf, 0: that is not known; the committer's */
 	uint64_t others_seen_ns;    /* when a look last showed news of others; the committer's */

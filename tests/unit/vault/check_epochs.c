@@ -33,7 +33,7 @@ static void edit(struct vfs *m, const char *path, const char *text, uint64_t at)
 
 static void freeze(struct vfs *m)
 {
-	ck_assert(nf_cut(m->v));
+	ck_assert_int_eq(nf_cut(m->v), 1);
 	ck_assert_int_eq(nf_cut_drain(m->v), 0);
 }
 
@@ -275,7 +275,7 @@ START_TEST(a_link_removed_while_a_cut_drains_stays_removed)
 	ck_assert_int_eq(vfs_call(&a, &c), 0);
 	ck_assert_int_eq(vfs_sync(&a), 0);
 	ck_assert_int_eq(vfs_pwrite(&a, f, ino, "two", 3, 0), 0);
-	ck_assert(nf_cut(a.v));
+	ck_assert_int_eq(nf_cut(a.v), 1);
 	ck_assert_int_eq(vfs_unlink(&a, "/g", false), 0);
 	ck_assert_int_eq(nf_cut_drain(a.v), 0);
 	vfs_close(&a, f, ino);
@@ -383,7 +383,7 @@ START_TEST(a_vault_closes_in_the_middle_of_a_cut)
 	struct vfs a = vfs_mount(&s, "a");
 
 	ck_assert_int_eq(vfs_puts(&a, "/f", "text"), 0);
-	ck_assert(nf_cut(a.v));
+	ck_assert_int_eq(nf_cut(a.v), 1);
 	ck_assert_uint_eq(a.v->frozen->undrained, 1);
 	restart(&s, &a, "a");
 	ck_assert_int_eq(vfs_checks(&a, "/f", "text"), 0);

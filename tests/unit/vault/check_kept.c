@@ -32,7 +32,7 @@ static void edit(struct vfs *m, const char *path, const char *text, uint64_t at)
 
 static void freeze(struct vfs *m)
 {
-	ck_assert(nf_cut(m->v));
+	ck_assert_int_eq(nf_cut(m->v), 1);
 	ck_assert_int_eq(nf_cut_drain(m->v), 0);
 }
 

@@ -21,16 +21,18 @@ static char *noise(size_t len, uint64_t seed)
 	return b;
 }
 
-/* No file of this process can be written to. */
-static void disk_full(bool full)
+/* No file of this process can grow beyond BYTES. */
+static void disk_limit(rlim_t bytes)
 {
 	struct rlimit l;
 
 	signal(SIGXFSZ, SIG_IGN);
 	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &l), 0);
-	l.rlim_cur = full ? 1 : l.rlim_max;
+	l.rlim_cur = NF_MIN(bytes, l.rlim_max);
 	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &l), 0);
 }
+
+static void disk_full(bool full) { disk_limit(full ? 1 : RLIM_INFINITY); }
 
 static int exchange(struct vfs *m, const char *a, const char *b)
 {
@@ -222,11 +224,133 @@ START_TEST(reads_go_on_while_blocks_move_from_the_journal_to_the_server)
 }
 END_TEST
 
+/* What a segment that begins now has room for: all but a block of the greatest. */
+enum { ROOM = 150000, BIG = 1 << 18 };
+
+START_TEST(a_file_that_cannot_be_stored_holds_up_only_itself)
+{
+	struct vfs_site s;
+	struct nf_open_file *f, *g;
+	uint64_t ino, ino_g;
+	char *want = noise(BIG, 5);
+	vfs_site_init(&s, "", "");
+	s.block_shift = 18;
+	struct vfs a = vfs_mount(&s, "a"), b = vfs_mount(&s, "b");
+
+	ck_assert_int_eq(vfs_open(&a, "/big", O_RDWR | O_CREAT, 0644, &f, &ino), 0);
+	ck_assert_int_eq(vfs_pwrite(&a, f, ino, want, BIG, 0), 0);
+	ck_assert_int_eq(vfs_open(&a, "/small", O_RDWR | O_CREAT, 0644, &g, &ino_g), 0);
+	ck_assert_int_eq(vfs_pwrite(&a, g, ino_g, "of a", 4, 0), 0);
+	ck_assert_int_eq(vfs_puts(&b, "/of-b", "b"), 0);
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	disk_limit(ROOM);
+	int synced = vfs_sync(&a), refreshed = vfs_refresh(&a), seen = vfs_refresh(&b);
+	int small = vfs_fsync(&a, g, ino_g), big = vfs_fsync(&a, f, ino);
+	disk_full(false);
+	ck_assert_int_lt(synced, 0);
+	ck_assert_int_lt(big, 0);
+	ck_assert_int_eq(small, 0);
+	ck_assert_int_eq(refreshed, 0);
+	ck_assert_int_eq(seen, 0);
+	ck_assert_int_eq(vfs_checks(&a, "/of-b", "b"), 0);
+	ck_assert_int_eq(vfs_checks(&b, "/small", "of a"), 0);
+	ck_assert_int_eq(vfs_check(&a, "/big", want, BIG), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_refresh(&b), 0);
+	ck_assert_int_eq(vfs_check(&b, "/big", want, BIG), 0);
+	ck_assert_uint_eq(vfs_problems(&b), 0);
+	vfs_close(&a, f, ino);
+	vfs_close(&a, g, ino_g);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	free(want);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+/* With the thread.  Nothing but the file is there to be sent: no commit is made of it either. */
+START_TEST(a_sync_that_cannot_store_ends_with_the_error)
+{
+	struct vfs_site s;
+	struct nf_open_file *f;
+	struct vfs a;
+	uint64_t ino;
+	char *want = noise(BIG, 6), cache[200], state[200];
+	vfs_site_init(&s, "", "");
+	s.block_shift = 18;
+	struct nf_vault_options o = vfs_options(&s, "a", cache, state);
+	struct nf_vault_status before, after;
+
+	o.no_threads = false;
+	o.poll_ms = 100;
+	ck_assert_int_eq(nf_vault_open(&o, &a.v), 0);
+	a.fs = nf_vault_fs(a.v);
+	ck_assert_int_eq(vfs_puts(&a, "/big", "x"), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	nf_vault_status(a.v, &before);
+	disk_limit(ROOM);
+	ck_assert_int_eq(vfs_open(&a, "/big", O_RDWR, 0, &f, &ino), 0);
+	ck_assert_int_eq(vfs_pwrite(&a, f, ino, want, BIG, 0), 0);
+	int r = vfs_sync(&a);
+	disk_full(false);
+	nf_vault_status(a.v, &after);
+	ck_assert_int_lt(r, 0);
+	ck_assert_uint_eq(before.commits, after.commits);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	vfs_close(&a, f, ino);
+	struct vfs b = vfs_mount(&s, "b");
+	ck_assert_int_eq(vfs_check(&b, "/big", want, BIG), 0);
+	vfs_unmount(&b);
+	vfs_unmount(&a);
+	free(want);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+/* Both epochs are in one segment then. */
+START_TEST(a_cut_without_room_for_a_segment_is_made_all_the_same)
+{
+	struct vfs_site s;
+	char *want = noise(SIZE, 7);
+	struct nf_open_file *f;
+	uint64_t ino;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+
+	ck_assert_int_eq(vfs_open(&a, "/f", O_RDWR | O_CREAT, 0644, &f, &ino), 0);
+	ck_assert_int_eq(vfs_pwrite(&a, f, ino, want, SIZE, 0), 0);
+	ck_assert_int_eq(vfs_fsync(&a, f, ino), 0);
+	disk_full(true);
+	int cut = nf_cut(a.v);
+	disk_full(false);
+	ck_assert_int_eq(cut, 1);
+	ck_assert_int_eq(nf_cut_drain(a.v), 0);
+	memcpy(want + 5000, "more", 4);
+	ck_assert_int_eq(vfs_pwrite(&a, f, ino, "more", 4, 5000), 0);
+	ck_assert_int_eq(vfs_fsync(&a, f, ino), 0);
+	vfs_close(&a, f, ino);
+	vfs_unmount(&a);
+	a = vfs_mount(&s, "a");
+	ck_assert_int_eq(vfs_check(&a, "/f", want, SIZE), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	struct vfs b = vfs_mount(&s, "b");
+	ck_assert_int_eq(vfs_check(&b, "/f", want, SIZE), 0);
+	ck_assert_uint_eq(vfs_problems(&b), 0);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	free(want);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "room", 60);
 	tcase_add_loop_test(tc, a_file_whose_data_cannot_be_stored_gets_no_other_name, 0, 4);
 	tcase_add_loop_test(tc, an_open_file_without_a_name_keeps_only_the_segments_it_needs, 0, 2);
+	tcase_add_test(tc, a_file_that_cannot_be_stored_holds_up_only_itself);
+	tcase_add_test(tc, a_sync_that_cannot_store_ends_with_the_error);
+	tcase_add_test(tc, a_cut_without_room_for_a_segment_is_made_all_the_same);
 	tcase_add_test(tc, reads_go_on_while_blocks_move_from_the_journal_to_the_server);
 }
 
