@@ -125,6 +125,8 @@ static int build_many_locked(struct nf_ictx_priv *p, struct nf_io *io, uint64_t 
 	if (r != HIT) {
 		free(priv->joined);
 		free(priv->pieces);
+		if (r == MISS)
+			return -EAGAIN; /* the first look stopped before it came so far */
 		return nf_fail(-EIO); /* smaller pieces than a quarter page each: refused */
 	}
 	priv->nr_pieces = h.nr;
@@ -165,16 +167,13 @@ static bool try_hit_locked(struct nf_ictx_priv *p, struct nf_io *io)
 	uint64_t end = read_end(p, io);
 	enum hit_result r = build_locked(p, io->pos_bytes, end, &h);
 
-	if (r == MISS)
+	int many = r == TOO_MANY ? build_many_locked(p, io, end) : 0;
+	if (r == MISS || many == -EAGAIN)
 		return false;
 	io->nr_out_iov = h.nr;
-	io->done_bytes = end - io->pos_bytes;
+	io->error = many;
+	io->done_bytes = many < 0 ? 0 : end - io->pos_bytes;
 	NF_ASSERT(io->done_bytes <= io->len_bytes);
-	if (r == TOO_MANY) {
-		io->error = build_many_locked(p, io, end);
-		if (io->error < 0)
-			io->done_bytes = 0;
-	}
 	return true;
 }
 

@@ -186,12 +186,44 @@ START_TEST(no_two_mounts_seal_blocks_with_one_birth)
 }
 END_TEST
 
+/* More pieces than a reply holds, and behind them something that is not in memory. */
+START_TEST(a_read_of_many_pieces_waits_for_what_is_behind_them)
+{
+	enum { BLOCK = 4096, NR = 200, LEN = NR * BLOCK };
+	struct vfs_site s;
+	struct nf_open_file *f;
+	uint64_t ino;
+	size_t got;
+	char *want = malloc(LEN), *back = malloc(LEN);
+	vfs_site_init(&s, "", "");
+	s.block_shift = 12;
+	struct vfs a = vfs_mount(&s, "a");
+
+	for (int i = 0; i < LEN; i++)
+		want[i] = (char)(i / 1000);
+	ck_assert_int_eq(vfs_open(&a, "/f", O_RDWR | O_CREAT, 0644, &f, &ino), 0);
+	for (int i = NR - 1; i >= 0; i--)
+		ck_assert_int_eq(vfs_pwrite(&a, f, ino, want + i * BLOCK, BLOCK, (uint64_t)i * BLOCK), 0);
+	ck_assert_int_eq(vfs_fsync(&a, f, ino), 0);
+	nf_invalidate(&f->vn->ic, LEN - BLOCK, LEN, LEN, LEN);
+	ck_assert_int_eq(vfs_pread(&a, f, ino, back, LEN, 0, &got), 0);
+	ck_assert_uint_eq(got, LEN);
+	ck_assert_mem_eq(back, want, LEN);
+	vfs_close(&a, f, ino);
+	vfs_unmount(&a);
+	free(want);
+	free(back);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "edges", 60);
 	tcase_add_test(tc, files_of_the_greatest_size_are_counted_modulo_2_to_the_64th);
 		tcase_add_test(tc, seeking_over_an_exabyte_of_hole_takes_no_time_with_undrained_blocks);
 	tcase_add_loop_test(tc, what_was_edited_and_then_replaced_leaves_no_copy_of_its_own, 0, 2);
+	tcase_add_test(tc, a_read_of_many_pieces_waits_for_what_is_behind_them);
 	tcase_add_test(tc, a_time_beyond_any_calendar_makes_a_conflict_name_all_the_same);
 	tcase_add_test(tc, no_two_mounts_seal_blocks_with_one_birth);
 }
