@@ -6,7 +6,8 @@ on davfs2, and plain curl.  gocryptfs on a local folder is shown for reference: 
                [--only foliofs,rclone] [--json FILE]
 
 Starts the server itself, on loopback, mounts everything beside one another and measures in rounds: each measure is
-taken of all of them one after the other, in an order that turns from round to round.  Printed are medians, and in the
+taken of all of them one after the other, in an order that turns from round to round, each with nothing left to be
+written on the disk.  Printed are medians, and in the
 last column the best of the three mounts (rclone, davfs2, gocryptfs on davfs2) against foliofs: above 1, foliofs is
 faster.  "Safe" means: all of it is on the server.
 
@@ -560,6 +561,7 @@ def measure_all(peers, rounds):
     for nr in range(rounds):
         for step in STEPS:
             for p in list(alive):
+                os.sync()  # what the one before left to be written is not on this one's time
                 if not attempt(results, p, step.__name__[5:], functools.partial(step, p, nr)):
                     alive.remove(p)
         alive.append(alive.pop(0)) if alive else None
