@@ -272,7 +272,7 @@ static enum nf_exit mount_at(const char *store, const char *dir, const struct nf
 	if (e == NF_EXIT_OK)
 		e = nf_site_init(store, o, &s);
 	if (e == NF_EXIT_OK)
-		e = nf_site_unlock(&s, o, c.root_key, &c.kept);
+		e = nf_site_unlock(&s, o, c.root_key, &c.kept, &c.fresh);
 	if (e == NF_EXIT_OK && o->mirror)
 		e = nf_site_init(o->mirror, o, &second);
 	if (e == NF_EXIT_OK) {

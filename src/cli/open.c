@@ -141,7 +141,8 @@ enum nf_exit nf_site_complain(const struct nf_site *s, int code, const char *whe
 
 /* --- unlocking ------------------------------------------------------------------------- */
 
-enum nf_exit nf_site_unlock(const struct nf_site *s, const struct nf_options *o, uint8_t root_key[NF_KEY_BYTES], bool *kept)
+enum nf_exit nf_site_unlock(const struct nf_site *s, const struct nf_options *o, uint8_t root_key[NF_KEY_BYTES], bool *kept,
+			    bool *fresh)
 {
 	nf_auto_free char *prompt = NULL;
 	struct nf_text err = NF_TEXT_INIT;
@@ -157,7 +158,7 @@ enum nf_exit nf_site_unlock(const struct nf_site *s, const struct nf_options *o,
 	}
 	nf_text_deinit(&err);
 	struct nf_secret secret = nf_secret_of(&buf);
-	r = nf_unlock(s->address, &s->so, &secret, o->offline, root_key, kept);
+	r = nf_unlock(s->address, &s->so, &secret, o->offline, root_key, kept, fresh);
 	nf_secret_deinit(&buf);
 	return r < 0 ? nf_site_complain(s, r, NULL) : NF_EXIT_OK;
 }
@@ -167,9 +168,9 @@ enum nf_exit nf_site_header(const struct nf_site *s, const struct nf_options *o,
 {
 	uint8_t root_key[NF_KEY_BYTES];
 	nf_auto_free char *where = NULL;
-	bool kept = false;
+	bool kept = false, fresh = false;
 
-	enum nf_exit e = nf_site_unlock(s, o, root_key, &kept);
+	enum nf_exit e = nf_site_unlock(s, o, root_key, &kept, &fresh);
 	if (e)
 		return e;
 	int r = nf_store_open(s->address, &s->so, false, store);

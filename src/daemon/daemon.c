@@ -166,7 +166,7 @@ static int open_vault(struct daemon *d)
 	c->vault.header = d->header;
 	c->vault.cache_dir = d->paths.cache;
 	c->vault.state_dir = d->paths.state;
-	if (c->kept) {
+	if (c->kept && !c->fresh) {
 		c->vault.meet = meet;
 		c->vault.meet_ctx = d;
 	}

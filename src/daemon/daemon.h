@@ -23,7 +23,8 @@ struct nf_daemon_config {
 	uint8_t root_key[NF_KEY_BYTES]; /* wiped once used */
 	const char *cache_dir;          /* the user's choice; NULL */
 	const char *mirror;             /* address of a second store that gets all that is written; NULL */
-	bool kept;                      /* the root key is from the remembered header: the store has not answered */
+	bool kept;                      /* the header to open by is the remembered one */
+	bool fresh;                     /* ... and it was read from the store right now */
 	bool offline;                   /* begin without the server, until told otherwise */
 	struct nf_vault_options vault;  /* store, header and directories are filled in */
 	struct nf_front_options front;  /* fsname NULL: the address */

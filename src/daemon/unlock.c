@@ -18,7 +18,7 @@ enum { ANSWER_MS = 350 };
 
 struct answer {
 	int error;
-	bool kept;
+	bool kept, fresh;
 	uint8_t root_key[NF_KEY_BYTES];
 };
 
@@ -154,6 +154,15 @@ static int is_away(const char *address, struct nf_store *store, bool *away)
 	return *away && (s.last_error == -NF_E_STORE_DENIED || s.last_error == -NF_E_HEADER_MISSING) ? s.last_error : 0;
 }
 
+/* Hands the header just loaded to who opens the vault next, so that it need not be loaded again.  What is wrong with it is
+ * found there. */
+static bool remembers(const char *address, const struct nf_header *h)
+{
+	nf_auto_free char *where = NULL;
+
+	return nf_pin_check(address, h, &where) == 0 && nf_pin_save(address, h) == 0;
+}
+
 static void child(const char *address, const struct nf_store_options *so, const struct nf_secret *secret, bool offline,
 		  struct answer *a)
 {
@@ -172,6 +181,7 @@ static void child(const char *address, const struct nf_store_options *so, const 
 		a->error = load(address, store, &key, &h, &a->kept);
 	if (a->error == 0)
 		nf_header_root_key(h, a->root_key);
+	a->fresh = a->error == 0 && !a->kept && remembers(address, h);
 	/* The process ends: nobody waits for what hangs. */
 	nf_header_free(h);
 }
@@ -192,7 +202,7 @@ static int read_answer(int fd, struct answer *a)
 }
 
 int nf_unlock(const char *address, const struct nf_store_options *so, const struct nf_secret *secret, bool offline,
-	      uint8_t root_key[NF_KEY_BYTES], bool *kept)
+	      uint8_t root_key[NF_KEY_BYTES], bool *kept, bool *fresh)
 {
 	struct answer a = { 0 };
 	int fd[2];
@@ -223,7 +233,8 @@ int nf_unlock(const char *address, const struct nf_store_options *so, const stru
 		r = a.error;
 	if (r == 0) {
 		memcpy(root_key, a.root_key, NF_KEY_BYTES);
-		*kept = a.kept;
+		*kept = a.kept || a.fresh;
+		*fresh = a.fresh;
 	}
 	nf_wipe(&a, sizeof a);
 	return r;

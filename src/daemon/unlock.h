@@ -10,9 +10,10 @@
 #include "vault/header.h"
 
 /* Runs the child.  ROOT_KEY is the caller's to wipe.  A device that knows the vault uses the copy that the last mount
- * kept if the store does not answer soon, or with OFFLINE at once: *KEPT. */
+ * kept if the store does not answer soon, or with OFFLINE at once: *KEPT.  *KEPT and *FRESH: it was read from the
+ * store right now. */
 int nf_unlock(const char *address, const struct nf_store_options *so, const struct nf_secret *secret, bool offline,
-	      uint8_t root_key[NF_KEY_BYTES], bool *kept);
+	      uint8_t root_key[NF_KEY_BYTES], bool *kept, bool *fresh);
 /* Loads the header by ROOT_KEY from STORE, or the copy (*KEPT in: do not ask the store; out: the copy it is), and checks
  * it against what this device remembers, which is updated; *WHERE as nf_pin_check(). */
 int nf_header_open(const char *address, struct nf_store *store, const uint8_t root_key[NF_KEY_BYTES], bool *kept,

@@ -352,7 +352,7 @@ int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
 	if (r == 0 && s.base.id.seq == 0)
 		r = remember(v);
 	/* A server that has not answered yet is not waited for: the committer goes on from here. */
-	if (r == 0 && (!v->link || v->no_threads || is_connected(v)))
+	if (r == 0 && (!v->link || v->no_threads || !v->meet || is_connected(v)))
 		r = first_turn(v);
 	v->fixed = o->snapshot != NULL;
 	if (r == 0 && v->fixed)
