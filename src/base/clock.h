@@ -12,6 +12,9 @@
 /* Monotonic time; what time-outs and ages are computed from. */
 uint64_t nf_clock_ns(void);
 
+/* How long the machine has been suspended since it was started: what nf_clock_ns() does not count. */
+uint64_t nf_clock_asleep_ns(void);
+
 /* Wall-clock time; what files are stamped with. */
 struct timespec nf_clock_real(void);
 
@@ -20,5 +23,8 @@ struct timespec nf_clock_real(void);
  * affected: code under test takes its deadlines from timers it is stepped by. */
 void nf_clock_fake_set(uint64_t now_ns);
 void nf_clock_fake_end(void);
+
+/* Tests: as if the machine had been suspended for so much longer than it was. */
+void nf_clock_fake_asleep(uint64_t ns);
 
 #endif

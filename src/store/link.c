@@ -64,7 +64,7 @@ struct link {
 	uint64_t probes;            /* l */
 	uint64_t probe_after_ms;    /* l  the next wait */
 	uint64_t probed_ns;         /* l  when the last one began */
-	int64_t asleep_ms;          /* l  time spent suspended, at the last operation */
+	uint64_t asleep_ns;         /* l  time spent suspended, at the last operation */
 	bool probing;               /* l  `probe` is below */
 	bool sending;               /* l  somebody is passing it down */
 	uint64_t sent;              /* l  number of the last probe that is surely below and may be cancelled */
@@ -376,17 +376,18 @@ static void below_done(struct nf_store_op *op)
 		probe_send(k);
 }
 
-/* Connections from before a suspend are dead. */
-static void look_at_clocks_locked(struct link *k) NF_REQUIRES(k->lock)
+/* Connections from before a suspend may be dead: what hangs on one is cut off if a probe finds nothing.
+ * True: the caller sends it. */
+static bool look_at_clocks_locked(struct link *k) NF_REQUIRES(k->lock)
 {
-	struct timespec boot, mono;
+	uint64_t asleep_ns = nf_clock_asleep_ns();
+	bool was = asleep_ns > k->asleep_ns + SUSPEND_MS * NF_NS_PER_MS;
 
-	if (clock_gettime(CLOCK_BOOTTIME, &boot) || clock_gettime(CLOCK_MONOTONIC, &mono))
-		return;
-	int64_t asleep_ms = (boot.tv_sec - mono.tv_sec) * 1000 + (boot.tv_nsec - mono.tv_nsec) / 1000000;
-	if (k->asleep_ms && asleep_ms > k->asleep_ms + SUSPEND_MS && k->state == NF_LINK_CONNECTED)
-		enter_locked(k, NF_LINK_PROBING, 0);
-	k->asleep_ms = asleep_ms;
+	k->asleep_ns = asleep_ns;
+	if (!was || k->state != NF_LINK_CONNECTED)
+		return false;
+	enter_locked(k, NF_LINK_PROBING, 0);
+	return probe_wanted_locked(k);
 }
 
 /* Somebody waits who could be served if the server were back. */
@@ -410,11 +411,11 @@ static void link_submit(struct nf_store *s, struct nf_store_op *op)
 	nf_work_init(&c->work, call_end);
 	nf_lock_take(&k->lock);
 	nf_list_add_tail(&k->calls, &c->link);
-	look_at_clocks_locked(k);
+	bool send = look_at_clocks_locked(k);
 	op->ctx = c;
 	op->done = below_done;
 	bool pass = k->state == NF_LINK_CONNECTED || k->state == NF_LINK_PROBING;
-	bool send = sooner_locked(k, op);
+	send = send || sooner_locked(k, op);
 	if (pass)
 		c->refs++;
 	else
@@ -536,6 +537,7 @@ int nf_link_new(struct nf_store *below, const struct nf_link_options *o, struct 
 	k->probe_after_ms = k->o.probe_min_ms;
 	k->state = o->held ? NF_LINK_HELD : NF_LINK_PROBING;
 	k->since_ns = nf_clock_ns();
+	k->asleep_ns = nf_clock_asleep_ns();
 	nf_lock_init(&k->lock, NF_RANK_FILTER);
 	nf_cond_init(&k->changed);
 	nf_list_init(&k->calls);

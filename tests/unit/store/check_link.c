@@ -237,6 +237,39 @@ START_TEST(a_probe_that_hangs_is_a_disconnection)
 }
 END_TEST
 
+START_TEST(after_a_suspend_the_way_is_tried_before_it_is_trusted)
+{
+	struct nf_link_status before, after;
+	struct rig r;
+
+	nf_clock_fake_asleep(0);
+	rig_init(&r, false, true);
+	connect(&r);
+	ck_assert_int_eq(get(&r), 0);
+	nf_link_status(r.link, &before);
+	nf_clock_fake_asleep(NF_NS_PER_S);
+	ck_assert_int_eq(get(&r), 0);
+	nf_link_status(r.link, &after);
+	ck_assert_uint_eq(after.probes, before.probes);
+	nf_clock_fake_asleep(3600 * NF_NS_PER_S);
+	ck_assert_int_eq(get(&r), 0);
+	nf_link_status(r.link, &after);
+	ck_assert_uint_eq(after.probes, before.probes + 1);
+	ck_assert(becomes(&r, NF_LINK_CONNECTED));
+	/* Awake in a place without a network: what was asked before and what is asked now hangs, and so does the probe. */
+	struct waiting hung, asked;
+	ck_assert_int_eq(nf_store_fault_hold(r.fault, "*:*"), 0);
+	begin(&r, &hung, NF_STORE_GET, "o/x", NULL);
+	nf_clock_fake_asleep(7200 * NF_NS_PER_S);
+	begin(&r, &asked, NF_STORE_GET, "o/x", NULL);
+	ck_assert_int_eq(wait_for(&hung), -NF_E_OFFLINE);
+	ck_assert_int_eq(wait_for(&asked), -NF_E_OFFLINE);
+	ck_assert_int_eq(state_of(&r), NF_LINK_DISCONNECTED);
+	nf_clock_fake_asleep(0);
+	nf_store_free(r.link);
+}
+END_TEST
+
 START_TEST(held_by_command_nothing_reaches_the_server_until_it_is_released)
 {
 	struct nf_store_fault_counts n;
@@ -336,6 +369,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_place_without_a_vault_is_not_our_server);
 	tcase_add_test(tc, who_hangs_is_cut_off_when_the_server_is_found_gone);
 	tcase_add_test(tc, a_probe_that_hangs_is_a_disconnection);
+	tcase_add_test(tc, after_a_suspend_the_way_is_tried_before_it_is_trusted);
 	tcase_add_test(tc, held_by_command_nothing_reaches_the_server_until_it_is_released);
 	tcase_add_test(tc, a_cancelled_call_says_so_in_every_state);
 	tcase_add_test(tc, calls_end_once_while_the_link_comes_and_goes);
