@@ -9,6 +9,7 @@
 
 struct nf_crash_op {
 	enum nf_crash_kind kind;
+	bool safe; /* durable at once */
 	uint32_t ino;
 	uint32_t dir, dir_to; /* of names */
 	char *name, *name_to;
@@ -26,6 +27,8 @@ struct nf_crash {
 	struct nf_crash_op *log; /* l */
 	size_t nr_ops;		 /* l */
 	size_t cap_ops;		 /* l */
+	uint64_t *durable_at;	 /* l  of the first nr_durable operations: the first cut that cannot undo it */
+	size_t nr_durable;	 /* l */
 	unsigned nr_open;	 /* l */
 	uint64_t room_bytes;	 /* l */
 	/* l  the fault to come: after `fail_after` more of `fail_kind` */

@@ -19,6 +19,7 @@ struct nf_ct_name {
 
 struct nf_ct_inode {
 	bool is_dir;
+	bool safe; /* and what is made in it: nf_crash_keep() */
 	unsigned links;
 	unsigned opens;
 	uint64_t changed; /* stands for the mtime */

@@ -60,6 +60,9 @@ struct nf_file_ops {
 	/* Size of a path in bytes; -ENOENT. */
 	int (*stat)(const struct nf_file_ops *o, const char *path, uint64_t *size_bytes,
 		    bool *is_dir, int64_t *mtime_s);
+	/* Takes PATH (made if missing) for this process alone, until close; -NF_E_CACHE_LOCKED if
+	 * another one has it. */
+	int (*lock)(const struct nf_file_ops *o, const char *path, struct nf_file **out);
 	/* Room on the file system that PATH is on. */
 	int (*room)(const struct nf_file_ops *o, const char *path, uint64_t *free_bytes,
 		    uint64_t *total_bytes);
@@ -79,8 +82,5 @@ int nf_file_replace(const struct nf_file_ops *o, const char *path, const void *d
 /* Reads a whole small file of at most MAX bytes; *OUT is the caller's (free). */
 int nf_file_slurp(const struct nf_file_ops *o, const char *path, size_t max, void **out,
 		  size_t *len);
-/* Takes an exclusive lock on PATH (made if missing), held until close;
- * -NF_E_CACHE_LOCKED if another process has it. */
-int nf_file_lock(const char *path, int *fd_out);
 
 #endif

@@ -32,6 +32,7 @@ void nf_crash_apply(struct nf_ct *t, const struct nf_crash_op *op)
 	case NF_CRASH_MKDIR:
 		nf_ct_make(t, op->ino, op->kind == NF_CRASH_MKDIR);
 		nf_ct_link(t, op->dir, op->name, op->ino);
+		t->inodes[op->ino].safe = op->safe;
 		break;
 	case NF_CRASH_WRITE:
 		nf_ct_write(t, op->ino, op->offset, op->data, (size_t)op->len);
@@ -66,6 +67,7 @@ static void record_locked(struct nf_crash *c, struct nf_crash_op op)
 		c->cap_ops = c->cap_ops ? 2 * c->cap_ops : 64;
 		c->log = nf_ct_alloc(c->log, c->cap_ops * sizeof *c->log);
 	}
+	op.safe = c->now.inodes[op.name ? op.dir : op.ino].safe;
 	c->log[c->nr_ops++] = op;
 	nf_crash_apply(&c->now, &op);
 	c->now.inodes[op.ino].changed = c->nr_ops;
@@ -487,6 +489,12 @@ static int crash_stat(const struct nf_file_ops *o, const char *path, uint64_t *s
 	return r;
 }
 
+/* Who else could have it?  Another process has another disk in memory. */
+static int crash_lock(const struct nf_file_ops *o, const char *path, struct nf_file **out)
+{
+	return crash_open(o, path, O_RDWR | O_CREAT, 0600, out);
+}
+
 static int crash_room(const struct nf_file_ops *o, const char *path, uint64_t *free_bytes,
 		      uint64_t *total_bytes)
 {
@@ -518,6 +526,7 @@ static const struct nf_file_ops crash_ops = {
 	.fsync_dir = crash_fsync_dir,
 	.list = crash_list,
 	.stat = crash_stat,
+	.lock = crash_lock,
 	.room = crash_room,
 };
 
@@ -554,6 +563,7 @@ void nf_crash_free(struct nf_crash *c)
 		free(c->log[i].data);
 	}
 	free(c->log);
+	free(c->durable_at);
 	nf_ct_deinit(&c->base);
 	nf_ct_deinit(&c->now);
 	nf_lock_deinit(&c->lock);
@@ -576,6 +586,17 @@ uint64_t nf_crash_used(struct nf_crash *c)
 	uint64_t used = nf_ct_used(&c->now);
 	nf_lock_drop(&c->lock);
 	return used;
+}
+
+void nf_crash_keep(struct nf_crash *c, const char *path)
+{
+	nf_auto(place_deinit) struct place p = { 0 };
+
+	nf_lock_take(&c->lock);
+	int r = must_exist_locked(c, path, &p);
+	NF_ASSERT(r == 0 && c->now.inodes[p.ino].is_dir && c->now.inodes[p.ino].nr_names == 0);
+	c->now.inodes[p.ino].safe = true;
+	nf_lock_drop(&c->lock);
 }
 
 void nf_crash_set_room(struct nf_crash *c, uint64_t total_bytes)

@@ -77,6 +77,10 @@ int nf_crash_image(struct nf_crash *c, uint64_t n, uint64_t seed, struct nf_cras
 
 /* Blocks of 4 KiB that hold data, of files with a name or still open, in bytes. */
 uint64_t nf_crash_used(struct nf_crash *c);
+/* What is done beneath PATH (a directory) from now on is durable once it has returned: the disk of another
+ * machine, which does not lose its power. */
+void nf_crash_keep(struct nf_crash *c, const char *path);
+
 /* The disk's size; writes that need more get -ENOSPC.  UINT64_MAX: no limit. */
 void nf_crash_set_room(struct nf_crash *c, uint64_t total_bytes);
 /* The NTH (0: the next) operation of KIND from now fails with ERR (-errno).  Once;

@@ -3,8 +3,8 @@
  *   log:    w1  w2  sync  w3  rename  w4 | w5        cut n = 6, w5 under way
  *           [ durable ]   [ each by the seed ]
  *
- * Two passes over the log up to the cut: which operations are durable, then every
- * operation in order, durable ones whole, the others as the seed has it. */
+ * A pass over the whole log backwards says from which cut on each operation is durable.  Then every operation up to the
+ * cut in order: durable ones whole, the others as the seed has it. */
 #include "aio/crash_log.h"
 #include "base/hash.h"
 #include "base/mem.h"
@@ -23,39 +23,45 @@ static bool is_name(const struct nf_crash_op *op)
 	       op->kind == NF_CRASH_RMDIR;
 }
 
-/* Bits of how[i]. */
-enum {
-	IN_FROM = 1,  /* synced in its directory (data: in its file) */
-	IN_TO = 2,    /* rename: synced in the directory it went to */
-	LOST = 4,     /* a sync of it failed: it never becomes durable */
+/* What comes next for an inode, seen from the end of the log: the number of the operation + 1; 0: nothing. */
+struct next {
+	uint64_t sync;     /* fdatasync that returned */
+	uint64_t lost;     /* ... that failed: what came before it never becomes durable */
+	uint64_t sync_dir; /* fsync_dir */
 };
 
-static void note_sync(const struct nf_crash_op *log, uint8_t *how, size_t at)
+static uint64_t first_cut(const struct nf_crash_op *op, uint64_t at, const struct next *next)
 {
-	const struct nf_crash_op *sync = &log[at];
+	const struct next *n = &next[is_name(op) ? op->dir : op->ino];
 
-	for (size_t i = 0; i < at; i++) {
-		const struct nf_crash_op *op = &log[i];
-		if (is_data(op) && op->ino == sync->ino) {
-			if (sync->kind == NF_CRASH_SYNC_LOST && !(how[i] & IN_FROM))
-				how[i] |= LOST;
-			if (sync->kind == NF_CRASH_FDATASYNC && !(how[i] & LOST))
-				how[i] |= IN_FROM;
-		}
-		if (!is_name(op) || sync->kind != NF_CRASH_FSYNC_DIR)
-			continue;
-		if (op->dir == sync->ino)
-			how[i] |= IN_FROM;
-		if (op->kind == NF_CRASH_RENAME && op->dir_to == sync->ino)
-			how[i] |= IN_TO;
-	}
+	if (op->safe)
+		return at + 1;
+	if (is_data(op))
+		return n->sync && (!n->lost || n->sync < n->lost) ? n->sync : UINT64_MAX;
+	uint64_t to = op->kind == NF_CRASH_RENAME ? next[op->dir_to].sync_dir : n->sync_dir;
+	return n->sync_dir && to ? NF_MAX(n->sync_dir, to) : UINT64_MAX;
 }
 
-static bool is_durable(const struct nf_crash_op *op, uint8_t how)
+/* For each operation the first cut that finds it durable. */
+static void look_ahead_locked(struct nf_crash *c)
 {
-	if (op->kind == NF_CRASH_RENAME)
-		return (how & IN_FROM) && (how & IN_TO);
-	return how & IN_FROM;
+	if (c->nr_durable == c->nr_ops)
+		return;
+	struct next *next = nf_ct_alloc(NULL, c->now.nr * sizeof *next);
+	memset(next, 0, c->now.nr * sizeof *next);
+	c->durable_at = nf_ct_alloc(c->durable_at, c->nr_ops * sizeof *c->durable_at);
+	for (size_t i = c->nr_ops; i-- > 0;) {
+		const struct nf_crash_op *op = &c->log[i];
+		if (op->kind == NF_CRASH_FDATASYNC)
+			next[op->ino].sync = i + 1;
+		else if (op->kind == NF_CRASH_SYNC_LOST)
+			next[op->ino].lost = i + 1;
+		else if (op->kind == NF_CRASH_FSYNC_DIR)
+			next[op->ino].sync_dir = i + 1;
+		c->durable_at[i] = first_cut(op, i, next);
+	}
+	c->nr_durable = c->nr_ops;
+	free(next);
 }
 
 /* Some of the sectors of a write, each by itself. */
@@ -122,23 +128,17 @@ int nf_crash_image(struct nf_crash *c, uint64_t n, uint64_t seed, struct nf_cras
 	size_t nr = (size_t)NF_MIN(n, (uint64_t)c->nr_ops);
 	/* The operation under way when the power went. */
 	size_t seen = NF_MIN(nr + 1, c->nr_ops);
-	uint8_t *how = nf_ct_alloc(NULL, seen);
-	memset(how, 0, seen);
-	for (size_t i = 0; i < nr; i++)
-		if (c->log[i].kind == NF_CRASH_FDATASYNC || c->log[i].kind == NF_CRASH_FSYNC_DIR ||
-		    c->log[i].kind == NF_CRASH_SYNC_LOST)
-			note_sync(c->log, how, i);
+	look_ahead_locked(c);
 	nf_prng_seed(&ch.rng, nf_mix64(seed) + n);
 	ch.names_until = nf_prng_below(&ch.rng, seen + 1);
 	/* A prefix that is kept holds all that is durable. */
 	for (size_t i = 0; i < seen; i++)
-		if (is_name(&c->log[i]) && is_durable(&c->log[i], how[i]))
+		if (is_name(&c->log[i]) && c->durable_at[i] <= nr)
 			ch.names_until = NF_MAX(ch.names_until, i);
 	nf_ct_copy(&t, &c->base);
 	for (size_t i = 0; i < seen; i++)
-		apply_one(&t, &c->log[i], i, is_durable(&c->log[i], how[i]), &ch);
+		apply_one(&t, &c->log[i], i, c->durable_at[i] <= nr, &ch);
 	nf_lock_drop(&c->lock);
-	free(how);
 	*out = nf_crash_of_tree(&t);
 	return 0;
 }

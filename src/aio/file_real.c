@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -237,6 +238,22 @@ static int real_stat(const struct nf_file_ops *o, const char *path, uint64_t *si
 	return 0;
 }
 
+static int real_lock(const struct nf_file_ops *o, const char *path, struct nf_file **out)
+{
+	struct nf_file *f;
+	int r = real_open(o, path, O_RDWR | O_CREAT, 0600, &f);
+
+	if (r < 0)
+		return r;
+	if (flock(f->fd, LOCK_EX | LOCK_NB) < 0) {
+		r = errno == EWOULDBLOCK ? -NF_E_CACHE_LOCKED : -errno;
+		real_close(f);
+		return nf_fail(r);
+	}
+	*out = f;
+	return 0;
+}
+
 static int real_room(const struct nf_file_ops *o, const char *path, uint64_t *free_bytes,
 		     uint64_t *total_bytes)
 {
@@ -267,5 +284,6 @@ const struct nf_file_ops nf_file_real = {
 	.fsync_dir = real_fsync_dir,
 	.list = real_list,
 	.stat = real_stat,
+	.lock = real_lock,
 	.room = real_room,
 };

@@ -1,4 +1,4 @@
-/* Helpers that work over any file table, and the lock file.  No threads. */
+/* Helpers that work over any file table.  No threads. */
 #include "aio/file.h"
 
 #include "base/error.h"
@@ -6,7 +6,6 @@
 #include "base/text.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 void nf_file_list_free(struct nf_file_dirent *list, size_t nr)
@@ -111,20 +110,5 @@ int nf_file_slurp(const struct nf_file_ops *o, const char *path, size_t max, voi
 		return nf_fail(r);
 	*out = nf_steal(&buf);
 	*len = (size_t)size;
-	return 0;
-}
-
-int nf_file_lock(const char *path, int *fd_out)
-{
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-
-	if (fd < 0)
-		return nf_fail(-errno);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		int r = errno == EWOULDBLOCK ? -NF_E_CACHE_LOCKED : -errno;
-		(void)close(fd);
-		return nf_fail(r);
-	}
-	*fd_out = fd;
 	return 0;
 }

@@ -422,7 +422,7 @@ static int check_write_begin(struct nf_ictx *ic, uint64_t pos_bytes, uint64_t le
 		return 0;
 	if ((at == 0 || now > at + ROOM_LOOK_MS * NF_NS_PER_MS) &&
 	    atomic_compare_exchange_strong(&v->room_at_ns, &at, now) &&
-	    nf_file_real.room(&nf_file_real, v->state_path, &free_bytes, &total) == 0)
+	    v->files->room(v->files, v->state_path, &free_bytes, &total) == 0)
 		atomic_store(&v->room_bytes, free_bytes);
 	nf_netfs_stats(v->lib, &st);
 	if (atomic_load(&v->room_bytes) < st.dirty_bytes + len_bytes + ROOM_SPARE_BYTES)

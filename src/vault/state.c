@@ -58,7 +58,7 @@ int nf_state_load(struct nf_vault *v, struct nf_state *out)
 
 	if (asprintf(&path, "%s/state", v->state_path) < 0)
 		return nf_fail(-ENOMEM);
-	int r = nf_file_slurp(&nf_file_real, path, STATE_MAX, &file, &len);
+	int r = nf_file_slurp(v->files, path, STATE_MAX, &file, &len);
 	if (r < 0)
 		return r;
 	if (len < CLEAR + NF_SEAL_OVERHEAD)
@@ -115,7 +115,7 @@ int nf_state_save(struct nf_vault *v, const struct nf_state *s)
 	if (r == 0) {
 		nf_put_le32(file.p, epoch);
 		memcpy(file.p + 4, s->device_id, sizeof s->device_id);
-		r = nf_file_replace(&nf_file_real, path, file.p, CLEAR + plain.len + NF_SEAL_OVERHEAD);
+		r = nf_file_replace(v->files, path, file.p, CLEAR + plain.len + NF_SEAL_OVERHEAD);
 	}
 	nf_codec_put(codec);
 	nf_buf_deinit(&plain);

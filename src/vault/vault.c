@@ -38,14 +38,14 @@ static int open_local(struct nf_vault *v, const struct nf_vault_options *o)
 	v->cache_path = strdup(o->cache_dir);
 	if (!v->cache_path || asprintf(&lock, "%s/lock", o->cache_dir) < 0)
 		return nf_fail(-ENOMEM);
-	r = nf_file_mkdirs(&nf_file_real, o->cache_dir);
+	r = nf_file_mkdirs(v->files, o->cache_dir);
 	if (r == 0)
-		r = nf_file_lock(lock, &v->lock_fd);
+		r = v->files->lock(v->files, lock, &v->lock);
 	if (r < 0)
 		return r;
 	struct nf_cache_options c = { .dir = o->cache_dir, .size_limit_bytes = o->cache_size_bytes,
 				      .min_free_bytes = NF_MAX(o->min_free_bytes, (uint64_t)MIN_FREE_BYTES),
-				      .files = &nf_file_real,
+				      .files = v->files,
 				      .aio = v->aio };
 	return nf_cache_open(&c, &v->cache);
 }
@@ -106,7 +106,7 @@ static int open_journal(struct nf_vault *v, const struct nf_state *s)
 	(void)s;
 	if (asprintf(&dir, "%s/journal", v->state_path) < 0)
 		return nf_fail(-ENOMEM);
-	struct nf_journal_options o = { .dir = dir, .files = &nf_file_real, .seal = &nf_vault_journal_seal,
+	struct nf_journal_options o = { .dir = dir, .files = v->files, .seal = &nf_vault_journal_seal,
 					.seal_ctx = v, .replay = nf_recover_record, .replay_ctx = &rc };
 	int r = nf_journal_open(&o, &v->journal);
 	if (r == 0 && v->writer)
@@ -224,7 +224,7 @@ static int open_state(struct nf_vault *v, const struct nf_vault_options *o, stru
 	v->state_path = strdup(o->state_dir);
 	if (!v->state_path)
 		return nf_fail(-ENOMEM);
-	int r = nf_file_mkdirs(&nf_file_real, o->state_dir);
+	int r = nf_file_mkdirs(v->files, o->state_dir);
 	if (r < 0)
 		return r;
 	r = nf_state_load(v, s);
@@ -262,7 +262,7 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	v->meet = o->meet;
 	v->meet_ctx = o->meet_ctx;
 	v->link = nf_store_is_link(o->store) ? o->store : NULL;
-	v->lock_fd = -1;
+	v->files = o->files ? o->files : &nf_file_real;
 	atomic_init(&v->room_bytes, UINT64_MAX / 2);
 	v->host = strdup(o->host ? o->host : host);
 	v->read_only = o->read_only;
@@ -478,8 +478,7 @@ void nf_vault_close(struct nf_vault *v)
 	nf_store_free(v->store);
 	nf_head_deinit(&v->base);
 	nf_ring_free(v->ring);
-	if (v->lock_fd >= 0)
-		close(v->lock_fd);
+	v->files->close(v->lock);
 	free(v->state_path);
 	free(v->cache_path);
 	free(v->host);

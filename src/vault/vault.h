@@ -16,6 +16,7 @@
 
 struct nf_vault;
 struct nf_header;
+struct nf_file_ops;
 
 struct nf_vault_options {
 	/* Taken: closed with the vault, also when open fails.  If it is a link (store/link.h), the committer rests while
@@ -24,6 +25,7 @@ struct nf_vault_options {
 	const struct nf_header *header; /* unlocked; borrowed for the call */
 	const char *cache_dir;        /* NULL with read_only: none is kept */
 	const char *state_dir;
+	const struct nf_file_ops *files; /* that both are on; NULL: the real disk's */
 	uint64_t cache_size_bytes;
 	uint64_t min_free_bytes;
 	size_t memory_bytes;          /* folio memory */

@@ -20,6 +20,7 @@
 #ifndef NF_VAULT_VAULT_I_H
 #define NF_VAULT_VAULT_I_H
 
+#include "aio/file.h"
 #include "aio/pool.h"
 #include "base/avl.h"
 #include "base/clock.h"
@@ -170,7 +171,8 @@ struct nf_vault {
 	struct nf_pool *node_pool; /* opening fetched nodes */
 	struct nf_node_source src;
 	char *state_path, *cache_path, *host;
-	int lock_fd;
+	const struct nf_file_ops *files; /* of state and cache */
+	struct nf_file *lock;
 	uint8_t device_id[16];
 	uint8_t block_shift;
 	bool read_only, fsync_remote, manual, no_threads;

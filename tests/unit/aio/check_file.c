@@ -136,15 +136,15 @@ START_TEST(a_lock_has_one_holder)
 {
 	nf_auto_tempdir d = nf_tempdir_new();
 	const char *path = nf_tempdir_path(&d, "lock");
-	int a, b = -5;
+	struct nf_file *a, *b = NULL;
 
-	ck_assert_int_eq(nf_file_lock(path, &a), 0);
+	ck_assert_int_eq(o->lock(o, path, &a), 0);
 	/* flock belongs to the open file: a second open stands for a second process. */
-	ck_assert_int_eq(nf_file_lock(path, &b), -NF_E_CACHE_LOCKED);
-	ck_assert_int_eq(b, -5);
-	close(a);
-	ck_assert_int_eq(nf_file_lock(path, &b), 0);
-	close(b);
+	ck_assert_int_eq(o->lock(o, path, &b), -NF_E_CACHE_LOCKED);
+	ck_assert_ptr_null(b);
+	o->close(a);
+	ck_assert_int_eq(o->lock(o, path, &b), 0);
+	o->close(b);
 }
 END_TEST
 
