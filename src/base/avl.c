@@ -45,19 +45,26 @@ static struct nf_avl_node *rotate(struct nf_avl *t, struct nf_avl_node *n, int s
 	return up;
 }
 
+/* N's subtrees may have another height than N knows.  Ends where the height is what it was: nobody above can tell, and the
+ * nodes up there, with their children, are memory that no cache may hold. */
 static void rebalance_up(struct nf_avl *t, struct nf_avl_node *n)
 {
 	for (; n; n = n->parent) {
+		int was = n->height;
 		refresh(t, n);
 		int lean = height(n->child[1]) - height(n->child[0]);
-		if (lean >= -1 && lean <= 1)
-			continue;
-		int heavy = lean > 0;
-		struct nf_avl_node *c = n->child[heavy];
-		if (height(c->child[!heavy]) > height(c->child[heavy]))
-			rotate(t, c, heavy);
-		n = rotate(t, n, !heavy);
+		if (lean < -1 || lean > 1) {
+			int heavy = lean > 0;
+			struct nf_avl_node *c = n->child[heavy];
+			if (height(c->child[!heavy]) > height(c->child[heavy]))
+				rotate(t, c, heavy);
+			n = rotate(t, n, !heavy);
+		}
+		if (n->height == was)
+			break;
 	}
+	if (n)
+		nf_avl_touch(t, n->parent);
 }
 
 void nf_avl_insert(struct nf_avl *t, struct nf_avl_node *parent, int side, struct nf_avl_node *n)
@@ -72,7 +79,9 @@ void nf_avl_insert(struct nf_avl *t, struct nf_avl_node *parent, int side, struc
 		NF_ASSERT(!parent->child[side]);
 		parent->child[side] = n;
 	}
-	rebalance_up(t, n);
+	if (t->update)
+		t->update(n);
+	rebalance_up(t, parent);
 }
 
 void nf_avl_erase(struct nf_avl *t, struct nf_avl_node *n)
@@ -87,6 +96,7 @@ void nf_avl_erase(struct nf_avl *t, struct nf_avl_node *n)
 		fix = next->parent == n ? next : next->parent;
 		replace_child(t, next->parent, next, next->child[1]);
 		replace_child(t, n->parent, n, next);
+		next->height = n->height;
 		for (int s = 0; s < 2; s++) {
 			next->child[s] = n->child[s];
 			if (next->child[s])

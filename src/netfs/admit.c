@@ -78,9 +78,12 @@ static bool place_append_locked(struct nf_ictx_priv *p, struct nf_writer *w)
 static bool over_others_data_locked(struct nf_ictx_priv *p, struct nf_writer *w,
 				    const struct nf_group *current)
 {
+	bool wait = false;
+
+	if (nf_regions_agree(&p->dirty, w->rg, nf_group_oldest_locked(p) == current, &p->region_ops))
+		return false;
 	uint64_t end = nf_block_up(p, w->rg->reserved_end);
 	struct nf_region *d = nf_regions_at(&p->dirty, nf_block_down(p, w->rg->reserved_start));
-	bool wait = false;
 
 	for (; d && d->start < end; d = nf_regions_next(d)) {
 		if (nf_region_verdict(d, w->rg, current, &p->region_ops) != NF_INCOMPATIBLE)

@@ -140,6 +140,17 @@ enum nf_verdict nf_region_verdict(const struct nf_region *old, const struct nf_r
 	return now->type == NF_REGION_DSYNC ? NF_SUPERSEDE : NF_COMPATIBLE;
 }
 
+static bool is_apart(const struct nf_region *rg)
+{
+	return rg->type == NF_REGION_DSYNC || rg->type == NF_REGION_DIRECT;
+}
+
+bool nf_regions_agree(const struct nf_regions *dirty, const struct nf_region *now, bool one_group,
+		      const struct nf_region_ops *ops)
+{
+	return one_group && !dirty->nr_apart && !ops->compatible && now->type != NF_REGION_DIRECT;
+}
+
 static struct nf_region *region_of(const struct nf_avl_node *n)
 {
 	return n ? nf_container_of((struct nf_avl_node *)(uintptr_t)n, struct nf_region, node)
@@ -157,6 +168,7 @@ void nf_regions_init(struct nf_regions *rs)
 {
 	nf_avl_init(&rs->tree, NULL);
 	rs->nr = 0;
+	rs->nr_apart = 0;
 	rs->bytes = 0;
 }
 
@@ -190,6 +202,7 @@ void nf_regions_insert(struct nf_regions *rs, struct nf_region *rg)
 	struct nf_avl_node *there = nf_avl_add(&rs->tree, &rg->start, by_start, &rg->node);
 	NF_ASSERT(!there);
 	rs->nr++;
+	rs->nr_apart += is_apart(rg);
 	rs->bytes += weight(rg);
 }
 
@@ -197,6 +210,7 @@ void nf_regions_remove(struct nf_regions *rs, struct nf_region *rg)
 {
 	nf_avl_erase(&rs->tree, &rg->node);
 	rs->nr--;
+	rs->nr_apart -= is_apart(rg);
 	rs->bytes -= weight(rg);
 }
 
@@ -249,7 +263,7 @@ static bool may_merge(const struct nf_region *a, const struct nf_region *b,
 {
 	if (a->group != b->group || a->type != b->type)
 		return false;
-	if (a->type == NF_REGION_DSYNC || a->type == NF_REGION_DIRECT)
+	if (is_apart(a))
 		return false;
 	return privs_agree(a->priv, b->priv, ops);
 }
@@ -341,7 +355,7 @@ void nf_region_to_text(struct nf_text *t, const struct nf_region *rg, uint64_t i
 void nf_regions_check(const struct nf_regions *rs, enum nf_region_state state)
 {
 	uint64_t end = 0, bytes = 0;
-	size_t nr = 0;
+	size_t nr = 0, nr_apart = 0;
 
 	for (struct nf_avl_node *n = nf_avl_first(&rs->tree); n; n = nf_avl_next(n)) {
 		const struct nf_region *rg = region_of(n);
@@ -354,8 +368,10 @@ void nf_regions_check(const struct nf_regions *rs, enum nf_region_state state)
 		NF_ASSERT(!rg->group == (rg->type == NF_REGION_CACHE_COPY));
 		end = rg->end;
 		bytes += weight(rg);
+		nr_apart += is_apart(rg);
 		nr++;
 	}
 	NF_ASSERT(nr == rs->nr);
+	NF_ASSERT(nr_apart == rs->nr_apart);
 	NF_ASSERT(bytes == rs->bytes);
 }

@@ -59,27 +59,30 @@ struct nf_region_priv {
 };
 
 struct nf_region {
+	/* What a walk looks at first, in 64 bytes: with many regions each is memory that no cache of the processor has. */
 	struct nf_avl_node node;   /* P, R, A: the queue of writers; D, F: dirty or flushing tree */
-	struct nf_list link;       /* P, R, A: the inode's list; D: its group's; F: its request's */
-	uint64_t greatest_end;     /* P, R, A: the queue's */
-	uint64_t arrival;          /* P, R, A: place in line, from 1 */
-	struct nf_group *group;    /* from R on; NULL before */
 	uint64_t start;            /* dirty range */
 	uint64_t end;
-	uint64_t reserved_start;
-	uint64_t reserved_end;
+	struct nf_group *group;    /* from R on; NULL before */
+	uint32_t id;
+	uint8_t type;              /* enum nf_region_type */
+	uint8_t state;             /* enum nf_region_state */
+
+	struct nf_list link;       /* P, R, A: the inode's list; D: its group's; F: its request's */
+	struct nf_region_priv *priv; /* NULL: the filesystem has none */
 	uint64_t seq;              /* of the oldest write in it */
 	uint64_t since_ns;         /* when that became dirty */
-	struct nf_region_priv *priv; /* NULL: the filesystem has none */
+	uint64_t reserved_start;
+	uint64_t reserved_end;
+	uint64_t greatest_end;     /* P, R, A: the queue's */
+	uint64_t arrival;          /* P, R, A: place in line, from 1 */
 	void *writer;              /* P, R, A: whose it is */
-	enum nf_region_type type;
-	enum nf_region_state state;
-	uint32_t id;
 };
 
 struct nf_regions {
 	struct nf_avl tree;
 	size_t nr;
+	size_t nr_apart;           /* DSYNC and DIRECT ones: nothing may be written over, or merged with, them */
 	uint64_t bytes;            /* without ZERO regions */
 };
 
@@ -123,6 +126,11 @@ bool nf_region_must_pend(const struct nf_region *old, const struct nf_region *no
 /* A writer NOW of GROUP over a region OLD in the dirty tree, the bounds of which meet. */
 enum nf_verdict nf_region_verdict(const struct nf_region *old, const struct nf_region *now,
 				  const struct nf_group *group, const struct nf_region_ops *ops);
+
+/* Whether the verdict on every region of DIRTY is known without a look at them: not INCOMPATIBLE.  ONE_GROUP: all are
+ * of the group NOW would be of. */
+bool nf_regions_agree(const struct nf_regions *dirty, const struct nf_region *now, bool one_group,
+		      const struct nf_region_ops *ops);
 
 /* --- trees ------------------------------------------------------------------------------ */
 

@@ -114,7 +114,9 @@ START_TEST(tree_agrees_with_an_array)
 	struct nf_avl t;
 
 	nf_prng_seed(&rng, (uint64_t)_i + 1);
-	nf_avl_init(&t, update_sum);
+	/* With nothing cached the tree looks no further up than it must. */
+	bool sums = _i % 2;
+	nf_avl_init(&t, sums ? update_sum : NULL);
 	memset(items, 0, sizeof items);
 	for (int step = 0; step < STEPS; step++) {
 		uint32_t k = (uint32_t)nf_prng_below(&rng, KEYS);
@@ -129,7 +131,7 @@ START_TEST(tree_agrees_with_an_array)
 		}
 		present[k] = !present[k];
 		checked_height(t.root);
-		ck_assert_uint_eq(sum_of(t.root), total);
+		ck_assert(!sums || sum_of(t.root) == total);
 		uint32_t probe = (uint32_t)nf_prng_below(&rng, KEYS), want = probe;
 		while (want < KEYS && !present[want])
 			want++;

@@ -150,6 +150,29 @@ START_TEST(the_table_of_what_may_lie_over_what)
 END_TEST
 
 /* B.5, G36: what was written meanwhile wins, the rest comes back around it. */
+START_TEST(a_tree_that_agrees_has_nothing_incompatible)
+{
+	static const enum nf_region_type types[] = { NF_REGION_ORDINARY, NF_REGION_DSYNC, NF_REGION_DIRECT,
+						     NF_REGION_TRUNCATE, NF_REGION_FALLOCATE };
+	unsigned agreed = 0;
+
+	for (unsigned o = 0; o < NF_ARRAY_LEN(types); o++) {
+		struct nf_region *old = dirty(types[o], group, 1000, 2000);
+		ordinary(1200, 1300); /* over it, and cuts it in two */
+		for (unsigned n = 0; n < NF_ARRAY_LEN(types); n++) {
+			struct nf_region now = writer(types[n], 1000, 2000);
+			bool agree = nf_regions_agree(&rs, &now, true, &no_ops);
+			ck_assert(!agree || nf_region_verdict(old, &now, group, &no_ops) != NF_INCOMPATIBLE);
+			ck_assert(!nf_regions_agree(&rs, &now, false, &no_ops));
+			agreed += agree;
+		}
+		nf_regions_check(&rs, NF_REGION_DIRTY);
+		nf_regions_cut(&rs, 0, UINT64_MAX, "next");
+	}
+	ck_assert_uint_eq(agreed, 3 * 4); /* over ordinary bytes and zeros everything but direct writes */
+}
+END_TEST
+
 START_TEST(g36_a_failed_region_comes_back_around_newer_ones)
 {
 	struct nf_region *failed = nf_region_new(NF_REGION_ORDINARY, NF_REGION_FLUSHING, group, 100, 500);
@@ -251,6 +274,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_cut_inside_a_region_leaves_both_ends);
 	tcase_add_test(tc, writers_wait_for_overlap_and_exclusive_ones_for_shared_blocks);
 	tcase_add_test(tc, the_table_of_what_may_lie_over_what);
+	tcase_add_test(tc, a_tree_that_agrees_has_nothing_incompatible);
 	tcase_add_test(tc, g36_a_failed_region_comes_back_around_newer_ones);
 	tcase_add_test(tc, splitting_shares_the_private_state_and_the_last_one_gives_it_up);
 	tcase_add_loop_test(tc, a_range_set_is_a_set_of_bytes, 0, 5);
