@@ -18,6 +18,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct iovec;
 struct nf_file_ops;
 
 /* One open file; made by open, freed by close. */
@@ -42,6 +43,8 @@ struct nf_file_ops {
 	void (*close)(struct nf_file *f);
 	int (*pread)(struct nf_file *f, void *buf, size_t len, uint64_t offset_bytes, size_t *got);
 	int (*pwrite)(struct nf_file *f, const void *buf, size_t len, uint64_t offset_bytes);
+	/* [Optional] the NR pieces one behind the other, as one pwrite would; through nf_file_pwritev() only. */
+	int (*pwritev)(struct nf_file *f, const struct iovec *iov, int nr, uint64_t offset_bytes);
 	int (*fdatasync)(struct nf_file *f);
 	int (*ftruncate)(struct nf_file *f, uint64_t size_bytes);
 	/* Frees the blocks of a range, size kept. */
@@ -71,6 +74,8 @@ struct nf_file_ops {
 /* The real disk. */
 extern const struct nf_file_ops nf_file_real;
 
+/* Where the table has none: gathered, and one pwrite. */
+int nf_file_pwritev(struct nf_file *f, const struct iovec *iov, int nr, uint64_t offset_bytes);
 void nf_file_list_free(struct nf_file_dirent *list, size_t nr);
 /* Makes the name PATH durable where it stands: fsync_dir of its parent. */
 int nf_file_sync_name(const struct nf_file_ops *o, const char *path);

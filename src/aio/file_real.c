@@ -7,10 +7,12 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 static int real_open(const struct nf_file_ops *o, const char *path, int flags, mode_t mode,
@@ -73,6 +75,34 @@ static int real_pwrite(struct nf_file *f, const void *buf, size_t len, uint64_t 
 			return nf_fail(-EIO);
 		else if (errno != EINTR)
 			return nf_fail(-errno);
+	}
+	return 0;
+}
+
+static int real_pwritev(struct nf_file *f, const struct iovec *iov, int nr, uint64_t offset_bytes)
+{
+	while (nr > 0) {
+		ssize_t n = pwritev(f->fd, iov, NF_MIN(nr, IOV_MAX), (off_t)offset_bytes);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return nf_fail(-errno);
+		if (n == 0 && iov->iov_len)
+			return nf_fail(-EIO);
+		size_t done = (size_t)n;
+		offset_bytes += done;
+		for (; nr > 0 && done >= iov->iov_len; iov++, nr--)
+			done -= iov->iov_len;
+		if (nr == 0 || done == 0)
+			continue;
+		/* Cut in the middle of a piece. */
+		size_t left = iov->iov_len - done;
+		int r = real_pwrite(f, (const char *)iov->iov_base + done, left, offset_bytes);
+		if (r < 0)
+			return r;
+		offset_bytes += left;
+		iov++;
+		nr--;
 	}
 	return 0;
 }
@@ -273,6 +303,7 @@ const struct nf_file_ops nf_file_real = {
 	.close = real_close,
 	.pread = real_pread,
 	.pwrite = real_pwrite,
+	.pwritev = real_pwritev,
 	.fdatasync = real_fdatasync,
 	.ftruncate = real_ftruncate,
 	.punch = real_punch,

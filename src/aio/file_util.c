@@ -6,6 +6,7 @@
 #include "base/text.h"
 
 #include <fcntl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 void nf_file_list_free(struct nf_file_dirent *list, size_t nr)
@@ -13,6 +14,25 @@ void nf_file_list_free(struct nf_file_dirent *list, size_t nr)
 	for (size_t i = 0; i < nr; i++)
 		free(list[i].name);
 	free(list);
+}
+
+int nf_file_pwritev(struct nf_file *f, const struct iovec *iov, int nr, uint64_t offset_bytes)
+{
+	size_t len = 0, at = 0;
+
+	if (f->ops->pwritev)
+		return f->ops->pwritev(f, iov, nr, offset_bytes);
+	for (int i = 0; i < nr; i++)
+		len += iov[i].iov_len;
+	nf_auto_free uint8_t *all = malloc(len ? len : 1);
+	if (!all)
+		return nf_fail(-ENOMEM);
+	for (int i = 0; i < nr; i++) {
+		if (iov[i].iov_len)
+			memcpy(all + at, iov[i].iov_base, iov[i].iov_len);
+		at += iov[i].iov_len;
+	}
+	return f->ops->pwrite(f, all, len, offset_bytes);
 }
 
 static char *parent_of(const char *path)

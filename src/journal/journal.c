@@ -32,7 +32,6 @@ void nf_journal_close(struct nf_journal *j)
 		nf_list_del(&s->link);
 		nf_segment_free(s, j->files);
 	}
-	nf_buf_deinit(&j->stage);
 	nf_buf_deinit(&j->sealed);
 	nf_cond_deinit(&j->changed);
 	nf_lock_deinit(&j->lock);

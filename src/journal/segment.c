@@ -12,9 +12,6 @@
 #include <inttypes.h>
 #include <sys/uio.h>
 
-/* Pieces below this are gathered into one write. */
-enum { STAGE_BYTES = 64 << 10 };
-
 static void segment_path(const struct nf_journal *j, uint64_t number, struct nf_text *t)
 {
 	nf_textf(t, "%s/%016" PRIx64 ".seg", j->dir, number);
@@ -76,62 +73,24 @@ int nf_segment_make(struct nf_journal *j, uint64_t number, struct nf_segment **o
 	return 0;
 }
 
-/* Where a frame is being written. */
-struct sink {
-	struct nf_journal *j;
-	struct nf_file *file;
-	uint64_t at_bytes; /* of the first byte staged */
-};
-
-static int flush(struct sink *k)
-{
-	struct nf_buf *b = &k->j->stage;
-
-	if (nf_buf_error(b) < 0)
-		return nf_fail(-ENOMEM);
-	if (b->len == 0)
-		return 0;
-	int r = k->j->files->pwrite(k->file, b->p, b->len, k->at_bytes);
-	k->at_bytes += b->len;
-	b->len = 0;
-	return nf_fail(r);
-}
-
-static int put(struct sink *k, const void *p, size_t len)
-{
-	int r = 0;
-
-	if (k->j->stage.len + len > STAGE_BYTES)
-		r = flush(k);
-	if (r < 0)
-		return r;
-	if (len <= STAGE_BYTES) {
-		nf_buf_bytes(&k->j->stage, p, len);
-		return 0;
-	}
-	r = k->j->files->pwrite(k->file, p, len, k->at_bytes);
-	k->at_bytes += len;
-	return nf_fail(r);
-}
-
-static int write_frame(struct sink *k, const uint8_t *head, const struct iovec *iov, int nr,
-		       size_t len)
+/* Head, payload and the zeros behind it, as one write. */
+static int write_frame(struct nf_segment *sg, const uint8_t *head, const struct iovec *iov, int nr, size_t len)
 {
 	static const uint8_t zeros[NF_FRAME_ALIGN];
-	int r = put(k, head, NF_FRAME_HEADER);
+	nf_auto_free struct iovec *all = calloc((size_t)nr + 2, sizeof *all);
 
-	for (int i = 0; i < nr && r == 0; i++)
-		r = put(k, iov[i].iov_base, iov[i].iov_len);
-	if (r == 0)
-		r = put(k, zeros, nf_round_up(len, NF_FRAME_ALIGN) - len);
-	return r == 0 ? flush(k) : r;
+	if (!all)
+		return nf_fail(-ENOMEM);
+	all[0] = (struct iovec){ (void *)(uintptr_t)head, NF_FRAME_HEADER };
+	memcpy(&all[1], iov, (size_t)nr * sizeof *all);
+	all[nr + 1] = (struct iovec){ (void *)(uintptr_t)zeros, nf_round_up(len, NF_FRAME_ALIGN) - len };
+	return nf_fail(nf_file_pwritev(sg->file, all, nr + 2, sg->written_bytes));
 }
 
 int nf_segment_append(struct nf_journal *j, struct nf_segment *s, char kind,
 		      const struct iovec *iov, int nr, uint64_t synced_bytes)
 {
 	uint8_t head[NF_FRAME_HEADER];
-	struct sink k = { .j = j, .file = s->file, .at_bytes = s->written_bytes };
 	size_t len = 0;
 
 	for (int i = 0; i < nr; i++) {
@@ -144,9 +103,7 @@ int nf_segment_append(struct nf_journal *j, struct nf_segment *s, char kind,
 			      .synced_bytes = synced_bytes,
 			      .number = s->next_frame };
 	nf_frame_encode(&f, kind == 'D' ? NULL : iov[0].iov_base, head);
-	j->stage.len = 0;
-	j->stage.failed = false;
-	int r = write_frame(&k, head, iov, nr, len);
+	int r = write_frame(s, head, iov, nr, len);
 	if (r < 0) {
 		/* What got there is overwritten by the next frame; if this too fails
 		 * it is a torn tail. */

@@ -33,7 +33,6 @@ struct nf_journal {
 	bool syncing;			   /* l  a thread is in fdatasync */
 	int error;			   /* l  of the first sync that failed */
 	uint8_t chain[NF_JOURNAL_TAG];	   /* t  tag of the last O or M frame */
-	struct nf_buf stage;		   /* t  small pieces of a frame, gathered */
 	struct nf_buf sealed;		   /* t */
 };
 

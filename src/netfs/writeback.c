@@ -74,12 +74,16 @@ struct pick {
 	uint64_t *index;
 	unsigned nr;
 	unsigned max;
+	uint64_t last;  /* the greatest of them */
 	uint64_t start; /* only blocks that meet [start, end) */
 	uint64_t end;
 };
 
 static bool picked(const struct pick *k, uint64_t index)
 {
+	/* Mostly they come in order. */
+	if (k->nr == 0 || index > k->last)
+		return false;
 	for (unsigned i = k->nr; i-- > 0;)
 		if (k->index[i] == index)
 			return true;
@@ -94,8 +98,10 @@ static void pick_region(struct pick *k, const struct nf_region *rg)
 	if (start >= end)
 		return;
 	for (uint64_t b = start / bb; k->nr < k->max && b * bb < end; b = next_block(k->p, rg, b))
-		if (block_counts(k->p, rg, b) && !nf_claim_at_locked(k->p, b) && !picked(k, b))
+		if (block_counts(k->p, rg, b) && !picked(k, b) && !nf_claim_at_locked(k->p, b)) {
+			k->last = k->nr ? NF_MAX(k->last, b) : b;
 			k->index[k->nr++] = b;
+		}
 }
 
 /* From the first region that has something, in file order; then the others of the group. */

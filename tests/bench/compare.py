@@ -3,7 +3,7 @@
 on davfs2, and plain curl.  gocryptfs on a local folder is shown for reference: it has no server.
 
     compare.py [--server apache|nginx] [--rounds 3] [--size-mib 256] [--files 1000] [--delay-ms 0]
-               [--only foliofs,rclone] [--json FILE]
+               [--only foliofs,rclone] [--steps write,tree] [--json FILE]
 
 Starts the server itself, on loopback, mounts everything beside one another and measures in rounds: each measure is
 taken of all of them one after the other, in an order that turns from round to round, each with nothing left to be
@@ -527,7 +527,8 @@ def step_change(p, nr):
         yield "change-sent", (p.bench.server.traffic()[0] - sent) / KIB
 
 
-STEPS = [step_write, step_read_cold, step_read_warm, step_tree, step_list, step_change]
+STEPS = {"write": step_write, "read-cold": step_read_cold, "read-warm": step_read_warm, "tree": step_tree,
+         "list": step_list, "change": step_change}
 
 
 def attempt(results, p, what, do):
@@ -548,7 +549,7 @@ def attempt(results, p, what, do):
     return True
 
 
-def measure_all(peers, rounds):
+def measure_all(peers, rounds, steps):
     results = {p.name: {} for p in peers}
     alive = list(peers)
     for p in peers:
@@ -559,10 +560,10 @@ def measure_all(peers, rounds):
         if not attempt(results, p, "start", begin):
             alive.remove(p)
     for nr in range(rounds):
-        for step in STEPS:
+        for step in steps:
             for p in list(alive):
                 os.sync()  # what the one before left to be written is not on this one's time
-                if not attempt(results, p, step.__name__[5:], functools.partial(step, p, nr)):
+                if not attempt(results, p, step, functools.partial(STEPS[step], p, nr)):
                     alive.remove(p)
         alive.append(alive.pop(0)) if alive else None
         print(f"round {nr + 1} of {rounds}", file=sys.stderr)
@@ -599,6 +600,7 @@ def parse():
     a.add_argument("--file-kib", type=int, default=4, help="size of each")
     a.add_argument("--delay-ms", type=float, default=0, help="added to every request")
     a.add_argument("--only", default=",".join(PEERS), help="some of " + ",".join(PEERS))
+    a.add_argument("--steps", default=",".join(STEPS), help="some of these, in this order; all but tree and list stand on write")
     a.add_argument("--foliofs-options", default="", help="for its mount, as after -o")
     a.add_argument("--build", default=os.environ.get("NF_BUILD", ROOT / "build"))
     a.add_argument("--dir", help="where the temporary folder is made")
@@ -633,7 +635,7 @@ def main():
                 continue
             stack.callback(p.end)
             peers.append(p)
-        results = measure_all(peers, options.rounds)
+        results = measure_all(peers, options.rounds, options.steps.split(","))
         for p in peers:
             with contextlib.suppress(Failed, OSError, subprocess.SubprocessError):
                 p.down()

@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 static const struct nf_file_ops *const o = &nf_file_real;
 
@@ -54,6 +55,42 @@ START_TEST(punching_frees_a_range_and_keeps_the_size)
 	ck_assert_int_eq(o->size(f, &size), 0);
 	ck_assert_uint_eq(size, sizeof block);
 	o->close(f);
+}
+END_TEST
+
+/* Of a table that has no pwritev they are gathered; of the real one more are given than the system takes at once. */
+START_TEST(pieces_are_written_one_behind_the_other)
+{
+	enum { NR = 3000 };
+	nf_auto_tempdir d = nf_tempdir_new();
+	static struct iovec iov[NR];
+	static char in[NR * 7], out[NR * 7];
+	struct nf_file_ops plain = *o;
+	size_t len = 0;
+	struct nf_file *f;
+	uint64_t size;
+
+	plain.pwritev = NULL;
+	for (size_t i = 0; i < sizeof in; i++)
+		in[i] = (char)(i * 31 + i / 251);
+	for (int i = 0; i < NR; i++) {
+		iov[i] = (struct iovec){ in + len, (size_t)i % 8 };
+		len += iov[i].iov_len;
+	}
+	for (int real = 0; real < 2; real++) {
+		ck_assert_int_eq(o->open(o, nf_tempdir_path(&d, real ? "real" : "plain"), O_RDWR | O_CREAT, 0600, &f), 0);
+		if (!real)
+			f->ops = &plain;
+		ck_assert_int_eq(nf_file_pwritev(f, iov, NR, 5), 0);
+		ck_assert_int_eq(o->size(f, &size), 0);
+		ck_assert_uint_eq(size, 5 + len);
+		memset(out, 0, sizeof out);
+		ck_assert_int_eq(o->pread(f, out, len, 5, NULL), 0);
+		ck_assert_mem_eq(out, in, len);
+		ck_assert_int_eq(nf_file_pwritev(f, iov, 0, 5), 0);
+		f->ops = o;
+		o->close(f);
+	}
 }
 END_TEST
 
@@ -153,6 +190,7 @@ static void suite_add(Suite *s)
 	TCase *tc = nf_case(s, "file", 20);
 	tcase_add_test(tc, what_is_written_is_read_back_and_the_end_is_told);
 	tcase_add_test(tc, punching_frees_a_range_and_keeps_the_size);
+	tcase_add_test(tc, pieces_are_written_one_behind_the_other);
 	tcase_add_test(tc, errors_of_the_system_come_back_negative);
 	tcase_add_test(tc, directories_are_made_listed_and_removed);
 	tcase_add_test(tc, a_small_file_is_replaced_and_read_whole);
