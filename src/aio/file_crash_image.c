@@ -136,8 +136,11 @@ int nf_crash_image(struct nf_crash *c, uint64_t n, uint64_t seed, struct nf_cras
 		if (is_name(&c->log[i]) && c->durable_at[i] <= nr)
 			ch.names_until = NF_MAX(ch.names_until, i);
 	nf_ct_copy(&t, &c->base);
-	for (size_t i = 0; i < seen; i++)
+	for (size_t i = 0; i < seen; i++) {
 		apply_one(&t, &c->log[i], i, c->durable_at[i] <= nr, &ch);
+		if (c->log[i].ino < t.nr)
+			t.inodes[c->log[i].ino].changed = i + 1;
+	}
 	nf_lock_drop(&c->lock);
 	*out = nf_crash_of_tree(&t);
 	return 0;
