@@ -20,8 +20,13 @@ void nf_gc_text(const struct nf_gc_result *r, bool dry_run, struct nf_text *t)
 		line(t, "  of broken uploads:", r->leftover_packs, r->leftover_bytes);
 	line(t, "waiting for the grace:", r->waiting_packs, r->waiting_bytes);
 	line(t, dry_run ? "would be deleted:" : "deleted:", r->deleted_packs, r->deleted_bytes);
-	if (r->moved_packs)
-		line(t, "copied together:", r->moved_packs, r->moved_bytes);
+	if (r->emptied_packs)
+		nf_textf(t, "%-22s %8" PRIu64 " packs\n", dry_run ? "would be emptied:" : "emptied:", r->emptied_packs);
+	if (r->moved_bytes) {
+		nf_textf(t, dry_run ? "would be copied:                       " : "copied from them:                      ");
+		nf_text_size(t, r->moved_bytes);
+		nf_textf(t, "\n");
+	}
 	nf_textf(t, "%" PRIu64 " commits kept, %" PRIu64 " %s\n", r->roots_kept, r->roots_dropped,
 		 dry_run ? "would be dropped" : "dropped");
 	if (r->damaged_roots)
@@ -36,8 +41,8 @@ void nf_gc_json(const struct nf_gc_result *r, struct nf_text *t)
 	nf_textf(t, N(leftover_packs) "," N(leftover_bytes) "," N(waiting_packs) "," N(waiting_bytes) "," N(deleted_packs)
 		 "," N(deleted_bytes) "," N(young_packs) ",", r->leftover_packs, r->leftover_bytes, r->waiting_packs,
 		 r->waiting_bytes, r->deleted_packs, r->deleted_bytes, r->young_packs);
-	nf_textf(t, N(roots_kept) "," N(roots_dropped) "," N(deltas_dropped) "," N(moved_packs) "," N(moved_bytes) ","
-		 N(damaged_roots) "}", r->roots_kept, r->roots_dropped, r->deltas_dropped, r->moved_packs, r->moved_bytes,
-		 r->damaged_roots);
+	nf_textf(t, N(roots_kept) "," N(roots_dropped) "," N(deltas_dropped) "," N(emptied_packs) ","
+		 N(moved_packs) "," N(moved_bytes) "," N(moved_trees) "," N(damaged_roots) "}", r->roots_kept, r->roots_dropped,
+		 r->deltas_dropped, r->emptied_packs, r->moved_packs, r->moved_bytes, r->moved_trees, r->damaged_roots);
 #undef N
 }

@@ -15,7 +15,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/trace.h"
-#include "vault/commit.h"
+#include "vault/gc.h"
 
 #include <inttypes.h>
 
@@ -487,6 +487,20 @@ static bool contained(const struct nf_vault *v, const struct nf_epoch *e, const 
 	return e && e->sent && nf_vector_seq(&h->vector, v->writer) >= e->seq;
 }
 
+/* The collector may have put what we show elsewhere: from now on it is read there.  0 if so. */
+static int move_base(struct nf_vault *v, const struct nf_head *leaf)
+{
+	struct nf_ref now = v->base.root;
+
+	int r = nf_base_now(v, &leaf->root, &now);
+	if (r)
+		return r;
+	nf_lock_take(&v->ns);
+	v->base.root = now;
+	nf_lock_drop(&v->ns);
+	return 0;
+}
+
 int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 {
 	struct changes ch = { .v = v };
@@ -507,6 +521,10 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 			(void)nf_fetch_warm(v->fetch, &leaf->meta_pack, leaf->meta_offset_bytes,
 					    leaf->meta_len_bytes); /* nodes are fetched singly then */
 		r = nf_tree_diff(&v->src, &v->base.root, &leaf->root, note_change, &ch);
+		if (nf_is_damage(r) && move_base(v, leaf) == 0) {
+			ch.nr = 0;
+			r = nf_tree_diff(&v->src, &v->base.root, &leaf->root, note_change, &ch);
+		}
 		if (r == 0)
 			r = changed_content(v, &ch, leaf, &inos, &nr);
 	}

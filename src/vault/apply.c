@@ -179,6 +179,71 @@ static int op_collect(struct nf_txn *t, const struct nf_op *op)
 	return r;
 }
 
+/* The new value of an item of which P says where it stands now, to B; empty: P does not speak of what it names. */
+static int place_value(const struct nf_place *p, const struct nf_val *val, struct nf_buf *b)
+{
+	struct nf_snapshot_entry e;
+	struct nf_delta_item d;
+	struct nf_root_item i;
+	bool here = false;
+	size_t pos = 0;
+	int r;
+
+	if (p->key.type == NF_ITEM_ROOT) {
+		r = nf_root_decode(val->p, val->len, &val->self, &i);
+		if (r < 0 || !nf_ref_equal(nf_root_now(&i), &p->old))
+			return r;
+		i.now = p->now;
+		nf_root_encode(b, &i);
+		return 0;
+	}
+	if (p->key.type == NF_ITEM_DELTA) {
+		r = nf_delta_item_decode(val->p, val->len, &val->self, &d);
+		if (r < 0 || !nf_ref_equal(&d.delta, &p->old))
+			return r;
+		d.delta = p->now;
+		nf_delta_item_encode(b, &d);
+		return 0;
+	}
+	while ((r = nf_snapshot_iter(val->p, val->len, &val->self, &pos, &e)) == 0) {
+		if (!memcmp(e.rand, p->rand, sizeof e.rand) && nf_ref_equal(&e.root, &p->old)) {
+			e.root = p->now;
+			here = true;
+		}
+		nf_snapshot_put(b, &e);
+	}
+	if (!here)
+		b->len = 0;
+	return r < 0 ? r : 0;
+}
+
+/* The collector has written trees and deltas anew elsewhere.  Items that are gone, or were placed by another meanwhile, stay
+ * as they are. */
+static int op_place(struct nf_txn *t, const struct nf_op *op)
+{
+	for (uint32_t i = 0; i < op->nr_places; i++) {
+		struct nf_place p;
+		struct nf_val val = { 0 };
+		struct nf_buf b = NF_BUF_INIT;
+		nf_op_place(op, i, &p);
+		int r = nf_view_lookup(&t->view, &p.key, t->w, &val);
+		if (r == NF_TREE_NONE)
+			continue;
+		if (r)
+			return r;
+		r = place_value(&p, &val, &b);
+		nf_val_deinit(&val);
+		if (r == 0 && b.len)
+			r = nf_txn_put(t, &p.key, &b);
+		else
+			nf_buf_deinit(&b);
+		if (r < 0)
+			return r;
+	}
+	nf_txn_emit(t, op);
+	return 0;
+}
+
 static int dispatch(struct nf_txn *t, const struct nf_op *op)
 {
 	switch (op->kind) {
@@ -204,6 +269,8 @@ static int dispatch(struct nf_txn *t, const struct nf_op *op)
 		return op_collect(t, op);
 	case NF_OP_MOVE:
 		return nf_txn_do_move(t, op);
+	case NF_OP_PLACE:
+		return op_place(t, op);
 	case NF_OP_KIND_NR:
 		break;
 	}

@@ -46,6 +46,8 @@ uint64_t nf_journal_bound(struct nf_vault *v) NF_REQUIRES(v->ns);
 /* merge.c */
 int nf_replay(struct nf_vault *v, struct nf_apply *a, const void *ops, size_t len,
 	      const struct nf_pack_id *self);
+/* A tree that *BASE, the root of an older head, was put in place of: *BASE becomes that.  As TREE says; NF_TREE_NONE: of none. */
+int nf_base_now(struct nf_vault *v, const struct nf_ref *tree, struct nf_ref *base);
 /* A copy of a head (vector included). */
 int nf_head_copy(struct nf_head *to, const struct nf_head *from);
 /* Where a local block went; false: it is not on the server. Takes ns. */

@@ -25,6 +25,7 @@ enum {
 	 * them earlier asks the store (gc_named.c). */
 	LISTED_S = 3600,
 	TRIES = 5,
+	ROUNDS = 4,
 	/* A run of an idle mount does nothing for less. */
 	WORTH_BYTES = 1 << 20,
 	WORTH_ROOTS = 32,
@@ -33,7 +34,7 @@ enum {
 void nf_gc_defaults(struct nf_gc_options *o)
 {
 	*o = (struct nf_gc_options){ .grace_s = 3 * DAY_S, .keep_heads = 1000, .keep_days = 30, .lease_days = 90,
-				     .repack_percent = 50 };
+				     .repack_percent = 70, .move_bytes = UINT64_C(2) << 30 };
 }
 
 /* --- the leaf -------------------------------------------------------------------------- */
@@ -63,182 +64,7 @@ static int settle(struct nf_gc *g)
 	return nf_fail(-NF_E_STORE_BUSY);
 }
 
-/* --- what is kept ------------------------------------------------------------------------- */
-
-static struct nf_gc_root *new_root(struct nf_gc *g)
-{
-	if (g->nr_roots == g->cap_roots) {
-		size_t cap = g->cap_roots ? 2 * g->cap_roots : 64;
-		struct nf_gc_root *p = realloc(g->roots, cap * sizeof *p);
-		if (!p)
-			return NULL;
-		g->roots = p;
-		g->cap_roots = cap;
-	}
-	struct nf_gc_root *r = &g->roots[g->nr_roots++];
-	*r = (struct nf_gc_root){ 0 };
-	return r;
-}
-
-static int take_root(void *ctx, const struct nf_key *key, const struct nf_val *val)
-{
-	struct nf_gc *g = ctx;
-	struct nf_root_item item;
-
-	int r = nf_root_decode(val->p, val->len, &val->self, &item);
-	if (r < 0)
-		return nf_fail(r);
-	struct nf_gc_root *root = new_root(g);
-	if (!root)
-		return nf_fail(-ENOMEM);
-	*root = (struct nf_gc_root){ .key = *key, .seq = key->a, .time_s = item.time_s, .root = item.root };
-	return 0;
-}
-
-static int take_snapshots(void *ctx, const struct nf_key *key, const struct nf_val *val)
-{
-	struct nf_gc *g = ctx;
-	struct nf_snapshot_entry e;
-	size_t pos = 0;
-	int r;
-
-	while ((r = nf_snapshot_iter(val->p, val->len, &val->self, &pos, &e)) == 0) {
-		struct nf_gc_root *root = new_root(g);
-		if (!root)
-			return nf_fail(-ENOMEM);
-		*root = (struct nf_gc_root){ .key = *key, .seq = e.seq, .root = e.root, .kept = true };
-	}
-	return r < 0 ? nf_fail(r) : 0;
-}
-
-static int take_delta(void *ctx, const struct nf_key *key, const struct nf_val *val)
-{
-	struct nf_gc *g = ctx;
-	struct nf_delta_item item;
-
-	int r = nf_delta_item_decode(val->p, val->len, &val->self, &item);
-	if (r < 0)
-		return nf_fail(r);
-	if (g->nr_deltas == g->cap_deltas) {
-		size_t cap = g->cap_deltas ? 2 * g->cap_deltas : 64;
-		struct nf_gc_delta *p = realloc(g->deltas, cap * sizeof *p);
-		if (!p)
-			return nf_fail(-ENOMEM);
-		g->deltas = p;
-		g->cap_deltas = cap;
-	}
-	g->deltas[g->nr_deltas++] = (struct nf_gc_delta){ .key = *key, .head_seq = item.head_seq, .pack = item.delta.pack,
-							  .bytes = item.delta.sealed_len };
-	return 0;
-}
-
-/* Clocks of writers may be years off.  Heads follow one another, so none is older than one before it; what claims to be of
- * the future is as old as the next one that does not. */
-static void put_times_right(struct nf_gc *g, size_t nr)
-{
-	int64_t least = 0, next = g->date_s;
-
-	for (size_t i = nr; i-- > 0;) {
-		if (g->roots[i].time_s > g->date_s)
-			g->roots[i].time_s = next;
-		next = g->roots[i].time_s;
-	}
-	for (size_t i = 0; i < nr; i++)
-		g->roots[i].time_s = least = NF_MAX(least, g->roots[i].time_s);
-}
-
-struct leases {
-	struct nf_gc *g;
-	size_t nr;      /* roots that are commits */
-	uint64_t since; /* the lowest seq that somebody may stand on */
-};
-
-/* The commit that published this writer's last dot, if it is still known. */
-static uint64_t stands_on(const struct nf_gc *g, uint64_t writer, uint64_t seq)
-{
-	if (g->leaf.writer == writer && g->leaf.writer_seq == seq)
-		return g->leaf.id.seq;
-	for (size_t i = 0; i < g->nr_deltas; i++)
-		if (g->deltas[i].key.a == writer && g->deltas[i].key.b == seq)
-			return g->deltas[i].head_seq;
-	return UINT64_MAX;
-}
-
-static int take_writer(void *ctx, const struct nf_key *key, const struct nf_val *val)
-{
-	struct leases *l = ctx;
-	struct nf_gc *g = l->g;
-	struct nf_writer_item w;
-
-	int r = nf_writer_decode(val->p, val->len, &w);
-	/* Ourselves: we stand on the leaf. */
-	if (r < 0 || key->a == g->v->writer)
-		return nf_fail(r);
-	uint64_t at = stands_on(g, key->a, w.seq);
-	int64_t oldest = g->date_s - (int64_t)(g->o.lease_days * DAY_S);
-	for (size_t i = 0; i < l->nr && at != UINT64_MAX; i++)
-		if (g->roots[i].seq == at && g->roots[i].time_s >= oldest && g->o.lease_days)
-			l->since = NF_MIN(l->since, at);
-	return 0;
-}
-
-static int by_seq(const void *pa, const void *pb)
-{
-	const struct nf_gc_root *a = pa, *b = pb;
-	bool la = a->key.type == 0, lb = b->key.type == 0;
-
-	if (la != lb)
-		return la ? 1 : -1;
-	return a->seq != b->seq ? (a->seq < b->seq ? -1 : 1) : nf_key_cmp(&a->key, &b->key);
-}
-
-/* Marks what is kept of the NR commits (the leaf is the last) and of the deltas. */
-static int retain(struct nf_gc *g, size_t nr)
-{
-	const struct nf_key from = { .type = NF_ITEM_WRITER }, to = { .type = NF_ITEM_WRITER + 1 };
-	struct leases l = { .g = g, .nr = nr, .since = UINT64_MAX };
-	int64_t oldest = g->date_s - (int64_t)(g->o.keep_days * DAY_S);
-	uint64_t first = g->leaf.id.seq;
-
-	put_times_right(g, nr);
-	int r = nf_gc_range(g->v, &g->leaf.root, &from, &to, take_writer, &l);
-	for (size_t i = 0; i < nr; i++) {
-		struct nf_gc_root *root = &g->roots[i];
-		root->kept = i + NF_MAX(g->o.keep_heads, UINT64_C(1)) >= nr || root->seq >= l.since ||
-			     (g->o.keep_days && root->time_s >= oldest);
-		if (root->kept)
-			first = NF_MIN(first, root->seq);
-		g->r.roots_kept += root->kept;
-		g->r.roots_dropped += !root->kept;
-	}
-	/* The first of them too: it says where its writer stands. */
-	for (size_t i = 0; i < g->nr_deltas; i++) {
-		g->deltas[i].kept = g->deltas[i].head_seq >= first;
-		g->r.deltas_dropped += !g->deltas[i].kept;
-	}
-	return r;
-}
-
-static int read_roots(struct nf_gc *g)
-{
-	const struct nf_key root = { .type = NF_ITEM_ROOT }, delta = { .type = NF_ITEM_DELTA },
-			    snapshot = { .type = NF_ITEM_SNAPSHOT }, end = { .type = NF_ITEM_SNAPSHOT + 1 };
-
-	int r = nf_gc_range(g->v, &g->leaf.root, &root, &delta, take_root, g);
-	if (r == 0)
-		r = nf_gc_range(g->v, &g->leaf.root, &delta, &snapshot, take_delta, g);
-	struct nf_gc_root *leaf = r == 0 ? new_root(g) : NULL;
-	if (!leaf)
-		return r < 0 ? r : nf_fail(-ENOMEM);
-	*leaf = (struct nf_gc_root){ .seq = g->leaf.id.seq, .time_s = g->leaf.time.tv_sec, .root = g->leaf.root,
-				     .kept = true };
-	r = retain(g, g->nr_roots);
-	if (r == 0)
-		r = nf_gc_range(g->v, &g->leaf.root, &snapshot, &end, take_snapshots, g);
-	if (r == 0)
-		qsort(g->roots, g->nr_roots, sizeof *g->roots, by_seq);
-	return r;
-}
+/* --- the verdict ------------------------------------------------------------------------------ */
 
 /* The leaf's own delta and where its nodes stand. */
 static int need_leaf(struct nf_gc *g)
@@ -248,11 +74,10 @@ static int need_leaf(struct nf_gc *g)
 	struct nf_pack_entry *e = nf_pack_set_get(&g->packs, &g->leaf.delta.pack);
 	if (!e)
 		return nf_fail(-ENOMEM);
-	e->known = e->needed = true;
+	/* The head names it, and no operation can say otherwise. */
+	e->known = e->needed = e->pinned = true;
 	return 0;
 }
-
-/* --- the verdict ------------------------------------------------------------------------------ */
 
 enum fate { FATE_KEEP, FATE_CONDEMN, FATE_WAIT, FATE_DELETE, FATE_GONE, FATE_YOUNG };
 
@@ -403,28 +228,50 @@ static int drop_history(struct nf_gc *g)
 	return r < 0 ? r : s;
 }
 
-/* Is it worth copying what is still named of it?  What no commit may name any more is in any case. */
+/* May it be worth copying what is still named of it?  What no commit may name any more is in any case. */
 static bool is_hardly_named(const struct nf_gc *g, const struct nf_pack_entry *e)
 {
-	if (!e->listed || !e->needed)
+	if (!e->listed || !e->needed || e->pinned)
 		return false;
-	return e->condemned || (!e->pinned && (uint64_t)e->most_bytes * 100 < e->size_bytes * g->o.repack_percent);
+	return e->condemned || (uint64_t)e->most_bytes * 100 < e->size_bytes * g->o.repack_percent;
+}
+
+static int choose_packs(struct nf_gc *g, struct nf_pack_set *from)
+{
+	uint64_t bytes = 0;
+
+	for (struct nf_pack_entry *e = nf_pack_set_first(&g->packs); e; e = nf_pack_set_next(e)) {
+		if (!is_hardly_named(g, e) || (from->nr && bytes + e->size_bytes > g->o.move_bytes))
+			continue;
+		struct nf_pack_entry *f = nf_pack_set_get(from, &e->id);
+		if (!f)
+			return nf_fail(-ENOMEM);
+		f->size_bytes = e->size_bytes;
+		f->condemned = e->condemned;
+		bytes += e->size_bytes;
+	}
+	return 0;
 }
 
 static int move_out(struct nf_gc *g)
 {
 	struct nf_pack_set from = NF_PACK_SET_INIT;
 	struct nf_gc_moved moved = { 0 };
-	int r = 0;
 
-	for (struct nf_pack_entry *e = nf_pack_set_first(&g->packs); r == 0 && e; e = nf_pack_set_next(e))
-		if (is_hardly_named(g, e) && !nf_pack_set_get(&from, &e->id))
-			r = nf_fail(-ENOMEM);
-	if (r == 0 && from.nr)
-		r = nf_gc_move(g->v, &g->src, &g->leaf.root, &from, NULL, g->stop, &moved);
+	int r = choose_packs(g, &from);
+	if (r == 0 && from.nr) {
+		struct nf_gc_move m = { .v = g->v, .src = &g->src, .leaf = &g->leaf.root, .roots = g->roots,
+					.nr_roots = g->nr_roots, .deltas = g->deltas, .nr_deltas = g->nr_deltas,
+					.from = &from, .percent = g->o.repack_percent, .dry_run = g->o.dry_run,
+					.stop = g->stop };
+		r = nf_gc_move(&m, &moved);
+	}
+	g->r.emptied_packs = r == 0 ? from.nr : 0;
 	nf_pack_set_deinit(&from);
 	g->r.moved_packs = moved.packs;
 	g->r.moved_bytes = moved.bytes;
+	g->r.moved_trees = moved.trees;
+	g->moved = moved.ops || moved.nodes;
 	return r;
 }
 
@@ -448,8 +295,7 @@ static void gc_deinit(struct nf_gc *g)
 {
 	nf_head_deinit(&g->leaf);
 	nf_pack_set_deinit(&g->packs);
-	free(g->roots);
-	free(g->deltas);
+	nf_gc_items_deinit(g);
 }
 
 static int survey(struct nf_gc *g)
@@ -459,7 +305,9 @@ static int survey(struct nf_gc *g)
 	if (r == 0 && (g->v->store->no_list || g->date_s == 0))
 		r = nf_fail(-NF_E_STORE_READONLY);
 	if (r == 0)
-		r = read_roots(g);
+		r = nf_gc_items(g);
+	if (r == 0)
+		r = nf_gc_retain(g);
 	if (r == 0)
 		r = nf_gc_condemned(g->v, &g->leaf.root, &g->packs);
 	if (r == 0)
@@ -484,8 +332,10 @@ static int run_once(struct nf_gc *g)
 	uint8_t tag[16];
 
 	int r = survey(g);
-	if (r < 0 || g->o.dry_run)
+	if (r < 0)
 		return r;
+	if (g->o.dry_run)
+		return move_out(g);
 	if (any_to_delete(g)) {
 		memcpy(tag, g->leaf.id.tag, sizeof tag);
 		r = settle(g);
@@ -500,25 +350,60 @@ static int run_once(struct nf_gc *g)
 	return r;
 }
 
+/* What was found is what the first round found; what was done by the others as well counts too. */
+static void add_result(struct nf_gc_result *sum, const struct nf_gc_result *r, bool first)
+{
+	if (first) {
+		*sum = *r;
+		return;
+	}
+	sum->deleted_packs += r->deleted_packs;
+	sum->deleted_bytes += r->deleted_bytes;
+	sum->moved_packs += r->moved_packs;
+	sum->moved_bytes += r->moved_bytes;
+	sum->moved_trees += r->moved_trees;
+}
+
+/* One round, from a look to a commit.  *MOVED: there is more to do now. */
+static int round_of(struct nf_vault *v, const struct nf_gc_options *o, _Atomic bool *stop, bool first,
+		    bool *moved, struct nf_gc_result *sum)
+{
+	int r = 0;
+
+	for (int i = 0; i < TRIES; i++) {
+		struct nf_gc g = { .v = v, .o = *o, .stop = stop };
+		r = run_once(&g);
+		nf_trace(COMMIT, "gc packs=%" PRIu64 " live=%" PRIu64 " dead=%" PRIu64 " deleted=%" PRIu64 " roots=%" PRIu64
+			 "-%" PRIu64 " emptied=%" PRIu64 " moved=%" PRIu64 " trees=%" PRIu64 " err=%s", g.r.packs,
+			 g.r.live_packs, g.r.dead_packs, g.r.deleted_packs, g.r.roots_kept, g.r.roots_dropped,
+			 g.r.emptied_packs, g.r.moved_bytes, g.r.moved_trees, nf_error_name(NF_MIN(r, 0)));
+		if (r <= 0)
+			add_result(sum, &g.r, first);
+		*moved = g.moved;
+		gc_deinit(&g);
+		if (r <= 0)
+			return r;
+	}
+	return nf_fail(-NF_E_STORE_BUSY);
+}
+
+/* The commit that moves has a parent that still names the old places, and nothing is condemned that the leaf names: both are
+ * work for the next round. */
 int nf_vault_gc(struct nf_vault *v, const struct nf_gc_options *o, _Atomic bool *stop, struct nf_gc_result *out)
 {
+	struct nf_gc_result sum = { 0 };
+	bool more = true;
 	int r = 0;
 
 	if ((v->read_only || v->fixed || v->store->read_only) && !o->dry_run)
 		return nf_fail(-EROFS);
 	if (!v->read_only && !v->fixed)
 		r = nf_vault_sync(v, stop);
-	for (int i = 0; r >= 0 && i < TRIES; i++) {
-		struct nf_gc g = { .v = v, .o = *o, .stop = stop };
-		r = run_once(&g);
-		nf_trace(COMMIT, "gc packs=%" PRIu64 " live=%" PRIu64 " dead=%" PRIu64 " deleted=%" PRIu64 " roots=%" PRIu64
-			 "-%" PRIu64 " err=%s", g.r.packs, g.r.live_packs, g.r.dead_packs, g.r.deleted_packs,
-			 g.r.roots_kept, g.r.roots_dropped, nf_error_name(NF_MIN(r, 0)));
-		if (r <= 0)
-			*out = g.r;
-		gc_deinit(&g);
-		if (r <= 0)
-			return r;
+	for (int i = 0; r == 0 && more && i < ROUNDS; i++) {
+		r = round_of(v, o, stop, i == 0, &more, &sum);
+		more = more && !o->dry_run && !o->idle;
 	}
-	return r < 0 ? r : nf_fail(-NF_E_STORE_BUSY);
+	if (r == 0)
+		*out = sum;
+	return r;
 }

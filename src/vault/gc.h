@@ -1,9 +1,9 @@
 /* vault/gc.h - the collector's parts (docs/internals/protocol.md, "Garbage").
  *
- *    leaf's ROOT and SNAPSHOT items --> roots, kept or not          gc.c       retention
+ *    leaf's ROOT and SNAPSHOT items --> roots, kept or not          gc_roots.c retention
  *    roots, newest first            --> what each pack is named for gc_mark.c  first a walk, then differences
  *    packs/ on the store            --> what there is               gc_mark.c
- *    the three together             --> condemned, moved, deleted   gc.c, gc_move.c
+ *    the three together             --> condemned, moved, deleted   gc.c; gc_plan.c, gc_move.c, gc_trees.c
  *
  * Memory goes by packs, roots and deltas. */
 #ifndef NF_VAULT_GC_H
@@ -16,15 +16,16 @@ struct nf_gc_root {
 	struct nf_key key;   /* of the ROOT item; type SNAPSHOT for a snapshot, 0 for the leaf */
 	uint64_t seq;
 	int64_t time_s;      /* its writer's clock, put right by what lies around it */
-	struct nf_ref root;
+	struct nf_ref root;  /* where its tree stands now */
+	uint8_t rand[16];    /* of a snapshot's head */
 	bool kept;
+	bool broken;         /* something of it cannot be read */
 };
 
 struct nf_gc_delta {
 	struct nf_key key;
 	uint64_t head_seq;
-	struct nf_pack_id pack;
-	uint32_t bytes;
+	struct nf_ref delta;
 	bool kept;
 };
 
@@ -36,11 +37,12 @@ struct nf_gc {
 	int64_t date_s;          /* the server's, at the look that showed the leaf */
 	struct nf_pack_set packs;
 	struct nf_gc_root *roots; /* ascending by seq; the leaf is the last */
-	size_t nr_roots, cap_roots;
+	size_t nr_roots, cap_roots, nr_snapshots;
 	struct nf_gc_delta *deltas;
 	size_t nr_deltas, cap_deltas;
 	struct nf_node_source src; /* counts what it loads */
 	uint64_t loads;
+	bool moved;                /* something was said to stand elsewhere */
 	struct nf_gc_result r;
 };
 
@@ -49,7 +51,7 @@ struct nf_gc {
 int nf_gc_list(struct nf_gc *g);
 /* Fills known, needed and the sums of the set from roots and deltas. */
 int nf_gc_mark(struct nf_gc *g);
-/* Calls FN for each item of [FROM, TO) of the tree ROOT; blocks. */
+/* Calls FN for each item of [FROM, TO) of the tree ROOT; blocks.  What it returns but 0 ends it, and is returned. */
 int nf_gc_range(struct nf_vault *v, const struct nf_ref *root, const struct nf_key *from, const struct nf_key *to,
 		int (*fn)(void *ctx, const struct nf_key *key, const struct nf_val *val), void *ctx);
 /* The condemned packs of a tree, into SET. */
@@ -65,15 +67,37 @@ int nf_gc_window(struct nf_node_source *src, const struct nf_val *val, uint32_t 
 /* Says that what was read cannot be had, now or ever, rather than that the way to it is blocked. */
 bool nf_is_damage(int error);
 
+/* --- gc_roots.c ------------------------------------------------------------------------ */
+/* Roots and deltas that the leaf names, all of them kept; blocks. */
+int nf_gc_items(struct nf_gc *g);
+/* Marks what is kept of them, and brings the roots into their order. */
+int nf_gc_retain(struct nf_gc *g);
+void nf_gc_items_deinit(struct nf_gc *g);
+
 /* --- gc_move.c --------------------------------------------------------------------------- */
+struct nf_gc_move {
+	struct nf_vault *v;
+	struct nf_node_source *src;
+	const struct nf_ref *leaf;  /* the newest tree */
+	struct nf_gc_root *roots;   /* older ones; the leaf may be among them */
+	size_t nr_roots;
+	const struct nf_gc_delta *deltas;
+	size_t nr_deltas;
+	struct nf_pack_set *from;   /* packs to be emptied; those that are not worth it are taken off */
+	unsigned percent;           /* worth it: less than this is to be copied; 0: all are */
+	const struct nf_epoch *own; /* [Optional] epochs whose blocks are in the journal still */
+	bool dry_run;
+	_Atomic bool *stop;
+};
 struct nf_gc_moved {
-	uint64_t packs, blocks, bytes; /* copied */
-	uint64_t nodes;                /* to be written anew by the next commit */
+	uint64_t packs, blocks, bytes; /* copied; dry run: bytes that would be */
+	uint64_t nodes;                /* of the newest tree, to be written anew by the next commit */
+	uint64_t trees;                /* older ones, written anew */
+	uint64_t ops;                  /* that tell of it */
 	uint64_t lost;                 /* blocks that could not be read whole */
 };
-/* Whatever the tree ROOT names in packs of FROM is copied elsewhere, as operations of the current epoch, and its nodes there
- * are marked for the next commit.  OWN: epochs whose blocks are in the journal still, or NULL.  Blocks. */
-int nf_gc_move(struct nf_vault *v, struct nf_node_source *src, const struct nf_ref *root, const struct nf_pack_set *from,
-	       const struct nf_epoch *own, _Atomic bool *stop, struct nf_gc_moved *out);
+/* Whatever the kept trees name in packs of FROM is copied elsewhere and said to stand there, as operations of the current
+ * epoch; nodes of the newest tree that stand there are marked for the next commit.  Blocks. */
+int nf_gc_move(const struct nf_gc_move *m, struct nf_gc_moved *out);
 
 #endif

@@ -129,6 +129,7 @@ struct step {
 	struct nf_gc *g;
 	struct nf_pack_set packs;
 	int sign;
+	bool stays; /* nothing is made that could say that it stands elsewhere */
 };
 
 static int count_pack(void *ctx, const struct nf_pack_id *pack, uint32_t bytes)
@@ -139,12 +140,14 @@ static int count_pack(void *ctx, const struct nf_pack_id *pack, uint32_t bytes)
 	if (!e)
 		return nf_fail(-ENOMEM);
 	e->live_bytes += s->sign * (int64_t)bytes;
+	e->pinned = e->pinned || s->stays;
 	return 0;
 }
 
 static int count_value(struct step *s, const struct nf_key *key, const struct nf_val *val, int sign)
 {
 	s->sign = sign;
+	s->stays = key->type == NF_ITEM_XATTR;
 	return val ? nf_item_packs(&s->g->src, key, val, count_pack, s) : 0;
 }
 
@@ -159,6 +162,7 @@ static int opened(void *ctx, const struct nf_ref *ref, bool is_old)
 	struct step *s = ctx;
 
 	s->sign = is_old ? -1 : 1;
+	s->stays = false;
 	return count_pack(s, &ref->pack, ref->sealed_len);
 }
 
@@ -177,11 +181,12 @@ static int fold(struct nf_gc *g, const struct step *s)
 		if (!e)
 			return nf_fail(-ENOMEM);
 		e->live_bytes += d->live_bytes;
+		e->pinned = e->pinned || d->pinned;
 	}
 	return 0;
 }
 
-static void judge(struct nf_gc *g, bool kept, bool snapshot)
+static void judge(struct nf_gc *g, bool kept)
 {
 	for (struct nf_pack_entry *e = nf_pack_set_first(&g->packs); e; e = nf_pack_set_next(e)) {
 		if (e->live_bytes <= 0)
@@ -190,7 +195,6 @@ static void judge(struct nf_gc *g, bool kept, bool snapshot)
 		if (!kept)
 			continue;
 		e->needed = true;
-		e->pinned = e->pinned || snapshot;
 		e->most_bytes = NF_MAX(e->most_bytes, e->live_bytes);
 	}
 }
@@ -265,14 +269,14 @@ static int load(void *ctx, struct nf_want *w)
 static int mark_deltas(struct nf_gc *g)
 {
 	for (size_t i = 0; i < g->nr_deltas; i++) {
-		struct nf_pack_entry *e = nf_pack_set_get(&g->packs, &g->deltas[i].pack);
+		struct nf_pack_entry *e = nf_pack_set_get(&g->packs, &g->deltas[i].delta.pack);
 		if (!e)
 			return nf_fail(-ENOMEM);
 		e->known = true;
 		if (!g->deltas[i].kept)
 			continue;
 		e->needed = true;
-		e->most_bytes = NF_MAX(e->most_bytes, (int64_t)g->deltas[i].bytes);
+		e->most_bytes = NF_MAX(e->most_bytes, (int64_t)g->deltas[i].delta.sealed_len);
 	}
 	return 0;
 }
@@ -283,14 +287,15 @@ int nf_gc_mark(struct nf_gc *g)
 
 	g->src = (struct nf_node_source){ .nodes = g->v->nodes, .load = load, .ctx = g };
 	for (size_t i = g->nr_roots; i-- > 0;) {
-		const struct nf_gc_root *root = &g->roots[i];
+		struct nf_gc_root *root = &g->roots[i];
 		int r = mark_root(g, from, root);
 		/* Of the leaf everything must be known; what is gone of others does not come back by collecting nothing. */
 		if (nf_is_damage(r) && from) {
+			root->broken = true;
 			g->r.damaged_roots += root->kept;
 			r = root->kept ? need_what_is_left(g, &root->root) : 0;
 		} else if (r == 0) {
-			judge(g, root->kept, root->key.type == NF_ITEM_SNAPSHOT);
+			judge(g, root->kept);
 			from = &root->root;
 		}
 		if (r < 0)

@@ -1,52 +1,33 @@
 /* vault/gc_move.c - taking what is still named out of packs that are to go.
  *
- *   blocks   sealed bytes copied into new packs; a MOVE operation says where they are now, and does nothing to
- *            blocks that were written since
- *   nodes    a leaf below them is marked: the next commit writes it anew, and so all that lead to it
+ *   blocks, deltas   sealed bytes copied into new packs.  For the newest tree a MOVE operation says where blocks are now, and
+ *                    does nothing to blocks that were written since
+ *   nodes            of the newest tree: a leaf below them is marked, the next commit writes it anew, and so all that
+ *                    lead to it; of older trees: gc_trees.c
  *
  * Births and tags stay, so nothing is sealed again; each block is opened once on the way, so that damage is not carried on
  * as if it were whole. */
 #include "base/error.h"
 #include "base/mem.h"
-#include "vault/gc.h"
+#include "vault/gc_work.h"
 
-enum { MOVE_PACK_BYTES = 8 << 20, MOVE_BLOCKS_MAX = 1 << 16, TOUCH_MAX = 1 << 20 };
-
-struct moving {
-	uint64_t ino;
-	uint64_t block; /* of the file */
-	uint32_t block_bytes;
-	struct nf_block_ref ref; /* offset: in the new pack */
-	bool stays;              /* only said anew: the leaf it was named by goes */
-};
-
-struct mover {
-	struct nf_vault *v;
-	struct nf_node_source *src;
-	const struct nf_pack_set *from;
-	const struct nf_epoch *own; /* whose journaled blocks stand in for what the store lost; NULL */
-	_Atomic bool *stop;
-	struct nf_codec *codec;
-	struct nf_buf bytes;
-	struct moving *m;
-	size_t nr, cap;
-	uint8_t *plain;
-	uint64_t ino; /* of the last INODE item */
-	uint32_t block_bytes;
-	unsigned touch; /* nodes passed that want a key below them marked */
-	struct nf_gc_moved r;
+enum {
+	MOVE_PACK_BYTES = 8 << 20,
+	RUN_BYTES = 1 << 20,      /* read at once where objects stand together */
+	TOUCH_MAX = 1 << 20,
+	WINDOWS_PER_OP = 64,
 };
 
 /* --- bytes --------------------------------------------------------------------------- */
 
-static bool is_same(const struct nf_block_ref *x, const struct nf_block_ref *y)
+static bool is_same(const struct nf_block_ref *x, const struct nf_gc_object *y)
 {
-	return x->birth == y->birth && x->index == y->index && x->epoch == y->epoch && x->sealed_len == y->sealed_len &&
-	       !memcmp(x->tag, y->tag, sizeof x->tag);
+	return x->birth == y->id.birth && x->index == y->id.index && x->epoch == y->epoch &&
+	       x->sealed_len == y->sealed_len && !memcmp(x->tag, y->tag, sizeof x->tag);
 }
 
 /* Where an operation of our own left the block in the journal. */
-static bool find_local(const struct nf_op *op, const struct nf_block_ref *ref, struct nf_journal_pos *pos)
+static bool find_local(const struct nf_op *op, const struct nf_gc_object *o, struct nf_journal_pos *pos)
 {
 	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
 	bool known[NF_WINDOW_BLOCKS];
@@ -59,7 +40,7 @@ static bool find_local(const struct nf_op *op, const struct nf_block_ref *ref, s
 		if (nf_extent_patch_decode(value, len, true, 1u << NF_BLOCK_SHIFT_MAX, &base, refs, known) < 0)
 			return false;
 		for (int b = 0; b < NF_WINDOW_BLOCKS; b++) {
-			if (!known[b] || !refs[b].sealed_len || !nf_ref_is_local(&refs[b].pack) || !is_same(&refs[b], ref))
+			if (!known[b] || !refs[b].sealed_len || !nf_ref_is_local(&refs[b].pack) || !is_same(&refs[b], o))
 				continue;
 			*pos = (struct nf_journal_pos){ nf_ref_local_segment(&refs[b].pack), refs[b].offset_bytes };
 			return true;
@@ -68,164 +49,195 @@ static bool find_local(const struct nf_op *op, const struct nf_block_ref *ref, s
 	return false;
 }
 
-static int read_local(struct mover *m, const struct nf_block_ref *ref, uint8_t *buf)
+static int read_local(struct nf_gc_work *w, const struct nf_gc_object *o, uint8_t *buf)
 {
-	for (const struct nf_epoch *e = m->own; e; e = e->next) {
+	for (const struct nf_epoch *e = w->m.own; e && o->id.type == NF_SEAL_BLOCK; e = e->next) {
 		struct nf_rd rd = nf_rd_of(e->ops.p, e->ops.len);
 		struct nf_journal_pos pos;
 		struct nf_op op;
 		while (nf_rd_left(&rd) && nf_op_decode(&rd, NULL, &op) == 0)
-			if (op.nr_windows && find_local(&op, ref, &pos))
-				return nf_journal_read(m->v->journal, pos, buf, ref->sealed_len);
+			if (op.nr_windows && find_local(&op, o, &pos))
+				return nf_journal_read(w->m.v->journal, pos, buf, o->sealed_len);
 	}
 	return nf_fail(-NF_E_PACK_MISSING);
 }
 
-static int try_open(struct mover *m, const struct nf_block_ref *ref, const uint8_t *sealed)
+/* A delta's size is bounded by the format only: it gets memory of its own. */
+static int try_open(struct nf_gc_work *w, const struct nf_gc_object *o, const uint8_t *sealed)
 {
-	struct nf_seal_id id = { .type = NF_SEAL_BLOCK, .birth = ref->birth, .index = ref->index };
+	nf_auto_free uint8_t *own = o->plain_len > 1u << NF_BLOCK_SHIFT_MAX ? malloc(o->plain_len) : NULL;
+	uint8_t *plain = own ? own : w->plain;
 
-	return nf_codec_open(m->codec, &id, ref->epoch, ref->flags, ref->tag, sealed, ref->sealed_len, m->plain,
-			     ref->plain_len);
+	if (o->plain_len > 1u << NF_BLOCK_SHIFT_MAX && !own)
+		return nf_fail(-ENOMEM);
+	return nf_codec_open(w->codec, &o->id, o->epoch, o->flags, o->tag, sealed, o->sealed_len, plain, o->plain_len);
 }
 
-/* The block's sealed bytes to BUF, whole: from our cache or the store, then the store alone, then the journal. */
-static int get_block(struct mover *m, const struct nf_block_ref *ref, uint8_t *buf)
+/* The object's sealed bytes to BUF, whole: from our cache or the store, then the store alone, then the journal. */
+static int get_object(struct nf_gc_work *w, const struct nf_gc_object *o, uint8_t *buf)
 {
-	int r = nf_fetch_bytes(m->v->fetch, &ref->pack, ref->offset_bytes, ref->sealed_len, buf);
+	struct nf_fetch *f = w->m.v->fetch;
+	int r = nf_fetch_bytes(f, &o->from, o->from_bytes, o->sealed_len, buf);
 
-	if (r == 0 && try_open(m, ref, buf) == 0)
+	if (r == 0 && try_open(w, o, buf) == 0)
 		return 0;
 	if (r == 0)
-		r = nf_fetch_from_store(m->v->fetch, &ref->pack, ref->offset_bytes, ref->sealed_len, buf);
+		r = nf_fetch_from_store(f, &o->from, o->from_bytes, o->sealed_len, buf);
 	if (r == 0)
-		r = try_open(m, ref, buf);
-	if (nf_is_damage(r) && m->own && read_local(m, ref, buf) == 0)
-		r = try_open(m, ref, buf);
+		r = try_open(w, o, buf);
+	if (nf_is_damage(r) && w->m.own && read_local(w, o, buf) == 0)
+		r = try_open(w, o, buf);
 	return r;
 }
 
-/* --- one pack's worth ------------------------------------------------------------------- */
+/* --- copying ------------------------------------------------------------------------------- */
 
-/* Blocks [FIRST, END) are of one window: its value. */
-static int add_window(struct mover *m, size_t first, size_t end, const struct nf_pack_id *pack, struct nf_buf *windows)
+struct copy {
+	struct nf_gc_work *w;
+	struct nf_buf bytes;
+	struct nf_gc_object *first; /* those from here to the one at hand that are to be copied are in `bytes` */
+};
+
+/* The pack is put; what is in it stands there from now on. */
+static int put_pack(struct copy *c, const struct nf_gc_object *end)
 {
-	struct nf_block_ref refs[NF_WINDOW_BLOCKS] = { 0 };
-	bool known[NF_WINDOW_BLOCKS] = { false };
-	struct nf_buf value = NF_BUF_INIT;
-	uint64_t window = m->m[first].block / NF_WINDOW_BLOCKS * NF_WINDOW_BLOCKS;
+	struct nf_gc_work *w = c->w;
+	struct iovec iov = { c->bytes.p, c->bytes.len };
+	struct nf_pack_put put = { .store = w->m.v->store, .cache = w->m.v->cache, .iov = &iov, .nr_iov = 1,
+				   .stop = w->m.stop };
 
-	for (size_t i = first; i < end; i++) {
-		uint64_t b = m->m[i].block - window;
-		refs[b] = m->m[i].ref;
-		if (!m->m[i].stays)
-			refs[b].pack = *pack;
-		known[b] = true;
-	}
-	nf_extent_encode(&value, refs, known, m->m[first].block_bytes, false);
-	nf_buf_u64(windows, window);
-	nf_buf_str16(windows, value.p, value.len);
-	int r = nf_buf_error(&value);
-	nf_buf_deinit(&value);
-	return r < 0 ? r : nf_buf_error(windows);
-}
-
-static int move_ino(struct mover *m, size_t first, size_t end, const struct nf_pack_id *pack)
-{
-	struct nf_op op = { .kind = NF_OP_MOVE, .conflict_mode = NF_MODE_STASH, .time = nf_clock_real(),
-			    .ino = m->m[first].ino };
-	struct nf_buf windows = NF_BUF_INIT;
-	int r = 0;
-
-	for (size_t i = first, n; r == 0 && i < end; i = n) {
-		for (n = i + 1; n < end && m->m[n].block / NF_WINDOW_BLOCKS == m->m[i].block / NF_WINDOW_BLOCKS; n++)
-			;
-		r = add_window(m, i, n, pack, &windows);
-		op.nr_windows++;
-	}
-	op.windows = windows.p;
-	op.windows_len = windows.len;
-	if (r == 0)
-		r = nf_vault_do_waiting(m->v, &op);
-	nf_buf_deinit(&windows);
-	return r;
-}
-
-static int flush(struct mover *m)
-{
-	struct iovec iov = { m->bytes.p, m->bytes.len };
-	struct nf_pack_put put = { .store = m->v->store, .cache = m->v->cache, .iov = &iov, .nr_iov = 1, .stop = m->stop };
-
-	if (!m->nr)
-		return 0;
-	int r = m->bytes.len ? nf_pack_put(&put) : 0;
-	if (r == 0)
-		r = nf_named_add(m->v, &put.id);
-	for (size_t i = 0, n; r == 0 && i < m->nr; i = n) {
-		for (n = i + 1; n < m->nr && m->m[n].ino == m->m[i].ino; n++)
-			;
-		r = move_ino(m, i, n, &put.id);
-	}
-	if (r == 0) {
-		m->r.packs += m->bytes.len > 0;
-		m->r.bytes += m->bytes.len;
-		m->r.blocks += m->nr;
-	}
-	m->bytes.len = 0;
-	m->nr = 0;
-	return r;
-}
-
-static int add_block(struct mover *m, uint64_t block, const struct nf_block_ref *ref, bool stays)
-{
-	uint64_t max = NF_MIN((uint64_t)MOVE_PACK_BYTES, atomic_load(&m->v->store->max_put_bytes));
-
-	if (m->nr && (m->bytes.len + ref->sealed_len > max || m->nr == MOVE_BLOCKS_MAX)) {
-		int r = flush(m);
+	if (c->bytes.len) {
+		int r = nf_pack_put(&put);
 		if (r < 0)
 			return r;
+		w->r.packs++;
+		w->r.bytes += c->bytes.len;
 	}
-	if (m->nr == m->cap) {
-		size_t cap = m->cap ? 2 * m->cap : 256;
-		struct moving *p = realloc(m->m, cap * sizeof *p);
-		if (!p)
-			return nf_fail(-ENOMEM);
-		m->m = p;
-		m->cap = cap;
+	for (; c->first != end; c->first = c->first->next) {
+		if (c->first->state != NF_GC_COPY)
+			continue;
+		c->first->state = NF_GC_PLACED;
+		c->first->to = put.id;
 	}
-	if (stays) {
-		m->m[m->nr++] = (struct moving){ .ino = m->ino, .block = block, .block_bytes = m->block_bytes, .ref = *ref,
-						 .stays = true };
-		return 0;
-	}
-	if (!nf_buf_reserve(&m->bytes, ref->sealed_len))
-		return nf_fail(-ENOMEM);
-	int r = get_block(m, ref, m->bytes.p + m->bytes.len);
-	if (nf_is_damage(r)) {
-		m->r.lost++; /* it stays where it is; `check` names it */
-		return 0;
-	}
-	if (r < 0)
-		return r;
-	m->m[m->nr] = (struct moving){ .ino = m->ino, .block = block, .block_bytes = m->block_bytes, .ref = *ref };
-	m->m[m->nr++].ref.offset_bytes = (uint32_t)m->bytes.len;
-	m->bytes.len += ref->sealed_len;
+	c->bytes.len = 0;
 	return 0;
 }
 
-/* --- the walk ------------------------------------------------------------------------------ */
-
-static int touch(struct mover *m, const struct nf_key *key)
+/* Objects that stand together from O on: how many, and their bytes. */
+static unsigned run_of(const struct nf_gc_object *o, uint64_t room, uint32_t *len)
 {
-	struct nf_vault *v = m->v;
+	const struct nf_gc_object *at = o;
+	unsigned nr = 0;
+
+	for (*len = 0; at && at->state == NF_GC_COPY; at = at->next, nr++) {
+		if (memcmp(&at->from, &o->from, sizeof o->from) || at->from_bytes != o->from_bytes + *len ||
+		    (nr && (*len + at->sealed_len > room || *len + at->sealed_len > RUN_BYTES)))
+			break;
+		*len += at->sealed_len;
+	}
+	return nr;
+}
+
+/* The bytes of NR objects from O on, which stand together, to the end of the pack under construction. */
+static int copy_run(struct copy *c, struct nf_gc_object *o, unsigned nr, uint32_t len)
+{
+	struct nf_gc_work *w = c->w;
+	uint32_t at = 0;
+
+	if (!nf_buf_reserve(&c->bytes, len))
+		return nf_fail(-ENOMEM);
+	uint8_t *buf = c->bytes.p + c->bytes.len;
+	bool whole = nf_fetch_bytes(w->m.v->fetch, &o->from, o->from_bytes, len, buf) == 0;
+	for (; nr; nr--, o = o->next) {
+		/* `at` lags behind where O stood in the run once something was lost. */
+		uint8_t *to = buf + at;
+		int r = whole && try_open(w, o, to) == 0 ? 0 : get_object(w, o, to);
+		if (nf_is_damage(r)) {
+			o->state = NF_GC_LOST;
+			w->r.lost++;
+			whole = false;
+			continue;
+		}
+		if (r < 0)
+			return r;
+		o->to_bytes = (uint32_t)c->bytes.len;
+		c->bytes.len += o->sealed_len;
+		at += o->sealed_len;
+		w->r.blocks++;
+	}
+	return 0;
+}
+
+static int copy_all(struct nf_gc_work *w)
+{
+	struct copy c = { .w = w, .first = w->first };
+	struct nf_gc_object *o = w->first;
 	int r = 0;
 
+	w->r.bytes = 0;
+	while (r == 0 && o) {
+		uint64_t max = NF_MIN((uint64_t)MOVE_PACK_BYTES, atomic_load(&w->m.v->store->max_put_bytes));
+		uint32_t len;
+		if (o->state != NF_GC_COPY) {
+			o = o->next;
+			continue;
+		}
+		if (c.bytes.len && c.bytes.len + o->sealed_len > max)
+			r = put_pack(&c, o);
+		unsigned nr = run_of(o, c.bytes.len < max ? max - c.bytes.len : 0, &len);
+		if (r == 0)
+			r = copy_run(&c, o, nr, len);
+		for (; nr; nr--)
+			o = o->next;
+	}
+	if (r == 0)
+		r = put_pack(&c, NULL);
+	nf_buf_deinit(&c.bytes);
+	/* What is said to stand in a pack is looked after until that is reported. */
+	for (o = w->first; r == 0 && o; o = o->next)
+		if (o->state == NF_GC_PLACED && nf_gc_goes(w, &o->from))
+			r = nf_named_add(w->m.v, &o->to);
+	return r;
+}
+
+/* --- the newest tree ---------------------------------------------------------------------------- */
+
+struct telling {
+	struct nf_gc_work *w;
+	struct nf_buf windows;
+	uint64_t ino;
+	uint32_t nr;
+	unsigned touch; /* nodes passed that want a key below them marked */
+};
+
+static int flush(struct telling *t)
+{
+	struct nf_op op = { .kind = NF_OP_MOVE, .conflict_mode = NF_MODE_STASH, .time = nf_clock_real(), .ino = t->ino,
+			    .windows = t->windows.p, .windows_len = t->windows.len, .nr_windows = t->nr };
+
+	if (!t->nr)
+		return 0;
+	int r = nf_buf_error(&t->windows);
+	if (r == 0)
+		r = nf_vault_do_waiting(t->w->m.v, &op);
+	t->w->r.ops += r == 0;
+	t->windows.len = 0;
+	t->nr = 0;
+	return r;
+}
+
+static int touch(struct telling *t, const struct nf_key *key)
+{
+	struct nf_vault *v = t->w->m.v;
+	int r = 0;
+
+	t->touch = 0;
 	nf_lock_take(&v->ns);
 	struct nf_key *p = v->nr_touched < TOUCH_MAX ? realloc(v->touched, (v->nr_touched + 1) * sizeof *p) : NULL;
 	if (p) {
 		v->touched = p;
 		p[v->nr_touched++] = *key;
-		m->r.nodes++;
+		t->w->r.nodes++;
 	} else {
 		r = nf_fail(-ENOMEM);
 	}
@@ -233,42 +245,86 @@ static int touch(struct mover *m, const struct nf_key *key)
 	return r;
 }
 
-static int see_node(void *ctx, const struct nf_ref *ref)
+static int tell_window(struct telling *t, const struct nf_key *key, const struct nf_val *val)
 {
-	struct mover *m = ctx;
+	struct nf_gc_work *w = t->w;
+	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
+	bool known[NF_WINDOW_BLOCKS] = { false };
+	struct nf_extent_ref ref = { 0 };
+	struct nf_buf value = NF_BUF_INIT;
+	bool any = false;
 
-	if (m->stop && atomic_load(m->stop))
-		return nf_fail(-NF_E_CANCELLED);
-	m->touch += nf_pack_set_find(m->from, &ref->pack) != NULL;
-	return 0;
+	int r = nf_gc_window(w->m.src, val, w->block_bytes, &ref, refs);
+	/* A leaf that a whole window is named by goes: from now on the window names its blocks itself. */
+	bool all = r == 0 && !nf_ref_is_null(&ref.leaf) && nf_gc_goes(w, &ref.leaf.pack);
+	for (int b = 0; r == 0 && b < NF_WINDOW_BLOCKS; b++) {
+		if (!refs[b].sealed_len)
+			continue;
+		known[b] = nf_gc_placed(w, &refs[b]) || all;
+		any |= known[b];
+	}
+	if (r < 0 || !any)
+		return r;
+	if (t->nr && (t->ino != key->ino || t->nr == WINDOWS_PER_OP))
+		r = flush(t);
+	t->ino = key->ino;
+	t->nr++;
+	nf_extent_encode(&value, refs, known, w->block_bytes, false);
+	nf_buf_u64(&t->windows, key->a);
+	nf_buf_str16(&t->windows, value.p, value.len);
+	if (r == 0)
+		r = nf_buf_error(&value);
+	nf_buf_deinit(&value);
+	return r;
 }
 
-static int see_item(void *ctx, const struct nf_key *key, const struct nf_val *val)
+/* Marks the first item below REF, of a tree of which nothing else is to be told. */
+static int touch_below(struct telling *t, const struct nf_ref *ref)
 {
-	struct mover *m = ctx;
-	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
-	struct nf_extent_ref ref = { 0 };
-	struct nf_inode_item item;
-	int r = 0;
+	nf_auto(nf_node_put_p) struct nf_node *node = NULL;
+	struct nf_ref child;
+	struct nf_key key;
 
-	if (m->touch) {
-		m->touch = 0;
-		r = touch(m, key);
-	}
-	if (r == 0 && key->type == NF_ITEM_INODE) {
-		r = nf_inode_decode(val->p, val->len, &item);
-		m->ino = key->ino;
-		m->block_bytes = 1u << item.block_shift;
-	}
-	if (r < 0 || key->type != NF_ITEM_EXTENT || key->ino != m->ino)
+	int r = nf_source_get(t->w->m.src, ref, NULL, NULL, &node);
+	if (r < 0)
 		return r;
-	r = nf_gc_window(m->src, val, m->block_bytes, &ref, refs);
-	/* A leaf that a whole window is named by goes: from now on the window names its blocks itself. */
-	bool all = r == 0 && !nf_ref_is_null(&ref.leaf) && nf_pack_set_find(m->from, &ref.leaf.pack);
-	for (int b = 0; r == 0 && b < NF_WINDOW_BLOCKS; b++) {
-		bool goes = refs[b].sealed_len && nf_pack_set_find(m->from, &refs[b].pack);
-		if (goes || (all && refs[b].sealed_len))
-			r = add_block(m, key->a + (unsigned)b, &refs[b], !goes);
+	if (ref->level) {
+		nf_node_child(node, 0, &child);
+		return child.level + 1 == ref->level ? touch_below(t, &child) : nf_fail(-NF_E_TREE_BAD);
+	}
+	nf_key_decode(nf_node_key(node, 0), &key);
+	return node->body.nr ? touch(t, &key) : 0;
+}
+
+static int tell_below(struct telling *t, const struct nf_ref *ref)
+{
+	struct nf_gc_work *w = t->w;
+	struct nf_gc_node *known = nf_gc_node_find(w, ref);
+	nf_auto(nf_node_put_p) struct nf_node *node = NULL;
+
+	if (!known || !known->touched)
+		return 0;
+	int r = nf_source_get(w->m.src, ref, NULL, NULL, &node);
+	t->touch += r == 0 && nf_gc_goes(w, &ref->pack);
+	for (unsigned i = 0; r == 0 && i < node->body.nr; i++) {
+		struct nf_key key;
+		struct nf_val val;
+		if (ref->level) {
+			struct nf_ref child;
+			nf_node_child(node, i, &child);
+			/* What leads to this one wants it, if it does not itself. */
+			struct nf_gc_node *c = nf_gc_node_find(w, &child);
+			r = t->touch && c && !c->touched ? touch_below(t, &child) : tell_below(t, &child);
+			continue;
+		}
+		nf_key_decode(nf_node_key(node, i), &key);
+		if (t->touch)
+			r = touch(t, &key);
+		nf_node_borrow(node, i, &val);
+		if (r == 0)
+			r = nf_gc_step(w, &key, &val);
+		if (r == 0 && key.type == NF_ITEM_EXTENT)
+			r = tell_window(t, &key, &val);
 	}
 	return r;
 }
@@ -282,26 +338,39 @@ static int empty_op(struct nf_vault *v)
 	return nf_vault_do_waiting(v, &op);
 }
 
-int nf_gc_move(struct nf_vault *v, struct nf_node_source *src, const struct nf_ref *root, const struct nf_pack_set *from,
-	       const struct nf_epoch *own, _Atomic bool *stop, struct nf_gc_moved *out)
+static int tell_newest(struct nf_gc_work *w)
 {
-	struct mover m = { .v = v, .src = src, .from = from, .own = own, .stop = stop };
+	struct telling t = { .w = w };
 
-	m.plain = malloc((size_t)1 << NF_BLOCK_SHIFT_MAX);
-	m.codec = nf_codec_get(v->ring);
-	int r = m.plain && m.codec ? 0 : nf_fail(-ENOMEM);
+	w->tree = w->m.leaf;
+	w->ino = 0;
+	int r = nf_ref_is_null(w->m.leaf) ? 0 : tell_below(&t, w->m.leaf);
 	if (r == 0)
-		r = nf_tree_walk(src, root, see_item, see_node, &m);
+		r = flush(&t);
+	nf_buf_deinit(&t.windows);
+	return r;
+}
+
+int nf_gc_move(const struct nf_gc_move *m, struct nf_gc_moved *out)
+{
+	struct nf_gc_work w = { .m = *m };
+
+	w.plain = malloc((size_t)1 << NF_BLOCK_SHIFT_MAX);
+	w.codec = nf_codec_get(m->v->ring);
+	int r = w.plain && w.codec ? 0 : nf_fail(-ENOMEM);
 	if (r == 0)
-		r = flush(&m);
-	if (r == 0 && m.r.nodes && !m.r.blocks)
-		r = empty_op(v);
-	if (m.codec)
-		nf_codec_put(m.codec);
-	nf_buf_deinit(&m.bytes);
-	free(m.m);
-	free(m.plain);
+		r = nf_gc_plan(&w);
+	if (r == 0 && !m->dry_run && m->from->nr) {
+		r = copy_all(&w);
+		if (r == 0)
+			r = tell_newest(&w);
+		if (r == 0)
+			r = nf_gc_place(&w);
+		if (r == 0 && w.r.nodes && !w.r.ops)
+			r = empty_op(m->v);
+	}
+	nf_gc_work_deinit(&w);
 	if (r == 0)
-		*out = m.r;
+		*out = w.r;
 	return r;
 }

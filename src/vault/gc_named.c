@@ -126,6 +126,24 @@ static void forget_bad(struct nf_vault *v, const struct nf_pack_set *bad)
 	nf_lock_drop(&v->ns);
 }
 
+/* Whatever the leaf, or an older tree that it names, has in packs that are not to be used is put elsewhere. */
+static int move_bad(struct nf_vault *v, const struct nf_head *leaf, struct nf_pack_set *bad, struct nf_gc_moved *moved)
+{
+	struct nf_gc g = { .v = v, .leaf = *leaf };
+	struct nf_gc_move m = { .v = v, .src = &v->src, .leaf = &leaf->root, .from = bad, .own = v->unreported,
+				.stop = &v->stop };
+
+	int r = nf_gc_items(&g);
+	m.roots = g.roots;
+	m.nr_roots = g.nr_roots;
+	m.deltas = g.deltas;
+	m.nr_deltas = g.nr_deltas;
+	if (r == 0)
+		r = nf_gc_move(&m, moved);
+	nf_gc_items_deinit(&g);
+	return r;
+}
+
 int nf_named_check(struct nf_vault *v, const struct nf_head *leaf, int64_t date_s)
 {
 	struct nf_pack_set bad = NF_PACK_SET_INIT;
@@ -133,14 +151,14 @@ int nf_named_check(struct nf_vault *v, const struct nf_head *leaf, int64_t date_
 
 	int r = find_bad(v, leaf, date_s, &bad);
 	if (r == 0 && bad.nr) {
-		r = nf_gc_move(v, &v->src, &leaf->root, &bad, v->unreported, &v->stop, &moved);
+		r = move_bad(v, leaf, &bad, &moved);
 		nf_trace(COMMIT, "packs condemned or gone=%zu moved blocks=%" PRIu64 " nodes=%" PRIu64 " lost=%" PRIu64
 			 " err=%s", bad.nr, moved.blocks, moved.nodes, moved.lost, nf_error_name(r));
 		if (r == 0)
 			forget_bad(v, &bad);
 	}
 	nf_pack_set_deinit(&bad);
-	if (r < 0 || (!moved.blocks && !moved.nodes))
+	if (r < 0 || (!moved.ops && !moved.nodes))
 		return r;
 	/* Nothing up to that dot is reported before it is. */
 	nf_lock_take(&v->ns);

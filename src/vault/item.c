@@ -186,6 +186,8 @@ void nf_root_encode(struct nf_buf *b, const struct nf_root_item *i)
 	nf_buf_bytes(b, i->tag, sizeof i->tag);
 	nf_buf_u64(b, (uint64_t)i->time_s);
 	nf_ref_encode(b, &i->root);
+	if (!nf_ref_is_null(&i->now))
+		nf_ref_encode(b, &i->now);
 }
 
 /* A null reference is all zeros. */
@@ -197,16 +199,23 @@ static bool root_is_valid(const struct nf_ref *root)
 				    : nf_ref_check(root) == 0 && root->plain_len <= 2 * NF_NODE_MAX;
 }
 
+bool nf_root_is_valid(const struct nf_ref *root) { return !nf_ref_is_null(root) && root_is_valid(root); }
+
 int nf_root_decode(const void *p, size_t len, const struct nf_pack_id *self, struct nf_root_item *out)
 {
 	struct nf_rd rd = nf_rd_of(p, len);
-	struct nf_root_item i;
+	struct nf_root_item i = { 0 };
 
 	nf_rd_copy(&rd, i.rand, sizeof i.rand);
 	nf_rd_copy(&rd, i.tag, sizeof i.tag);
 	i.time_s = (int64_t)nf_rd_u64(&rd);
 	nf_ref_decode(&rd, self, &i.root);
-	int r = check(&rd, root_is_valid(&i.root));
+	bool ok = root_is_valid(&i.root);
+	if (nf_rd_left(&rd)) {
+		nf_ref_decode(&rd, self, &i.now);
+		ok = ok && nf_root_is_valid(&i.now);
+	}
+	int r = check(&rd, ok);
 	if (r == 0)
 		*out = i;
 	return r;

@@ -162,7 +162,14 @@ struct nf_root_item {
 	uint8_t tag[16];
 	int64_t time_s;
 	struct nf_ref root;
+	struct nf_ref now; /* where a tree with the same content stands since the collector came by; null: root */
 };
+/* Of a tree that is not empty. */
+bool nf_root_is_valid(const struct nf_ref *root);
+static inline const struct nf_ref *nf_root_now(const struct nf_root_item *r)
+{
+	return nf_ref_is_null(&r->now) ? &r->root : &r->now;
+}
 void nf_root_encode(struct nf_buf *b, const struct nf_root_item *r);
 int nf_root_decode(const void *p, size_t len, const struct nf_pack_id *self, struct nf_root_item *out);
 struct nf_delta_item {

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/trace.h"
-#include "vault/commit.h"
+#include "vault/gc.h"
 
 #include <inttypes.h>
 
@@ -104,11 +104,44 @@ static int by_dot(const void *pa, const void *pb)
 	return a->dot.seq < b->dot.seq ? -1 : a->dot.seq > b->dot.seq;
 }
 
+struct seeking {
+	const struct nf_ref *was;
+	struct nf_ref now;
+};
+
+static int seek_root(void *ctx, const struct nf_key *key, const struct nf_val *val)
+{
+	struct seeking *s = ctx;
+	struct nf_root_item item;
+
+	(void)key;
+	int r = nf_root_decode(val->p, val->len, &val->self, &item);
+	if (r < 0 || !nf_ref_equal(&item.root, s->was))
+		return r;
+	s->now = *nf_root_now(&item);
+	return NF_TREE_STOP;
+}
+
+int nf_base_now(struct nf_vault *v, const struct nf_ref *tree, struct nf_ref *base)
+{
+	const struct nf_key from = { .type = NF_ITEM_ROOT }, to = { .type = NF_ITEM_ROOT + 1 };
+	struct seeking s = { .was = base };
+
+	int r = nf_gc_range(v, tree, &from, &to, seek_root, &s);
+	if (r < 0)
+		return r;
+	if (r != NF_TREE_STOP || nf_ref_equal(&s.now, base))
+		return NF_TREE_NONE;
+	*base = s.now;
+	return 0;
+}
+
 /* Replays the operations of D on the view A has; blocks for missing nodes. */
 int nf_replay(struct nf_vault *v, struct nf_apply *a, const void *ops, size_t len,
 	      const struct nf_pack_id *self)
 {
 	struct nf_rd rd = nf_rd_of(ops, len);
+	bool sought = false;
 
 	while (nf_rd_left(&rd)) {
 		struct nf_op op;
@@ -118,6 +151,14 @@ int nf_replay(struct nf_vault *v, struct nf_apply *a, const void *ops, size_t le
 			return nf_fail(r);
 		while ((r = nf_apply(a, &op, &w)) == NF_TREE_WANT) {
 			r = v->src.load(v->src.ctx, &w);
+			/* What the author saw may stand elsewhere by now. */
+			if (nf_is_damage(r) && !sought) {
+				sought = true;
+				if (nf_base_now(v, &a->view.base, &a->base_root) == 0 ||
+				    (!nf_ref_is_null(&v->newest) && nf_base_now(v, &v->newest, &a->base_root) == 0))
+					r = 0;
+				nf_want_deinit(&w);
+			}
 			if (r < 0)
 				break;
 			w.nr = 0;

@@ -169,6 +169,12 @@ static void put_move(struct nf_buf *b, const struct nf_op *op)
 	nf_buf_bytes(b, op->windows, op->windows_len);
 }
 
+static void put_place(struct nf_buf *b, const struct nf_op *op)
+{
+	nf_buf_u32(b, op->nr_places);
+	nf_buf_bytes(b, op->places, (size_t)op->nr_places * NF_PLACE_ENCODED);
+}
+
 static void put_body(struct nf_buf *b, const struct nf_op *op)
 {
 	switch (op->kind) {
@@ -183,6 +189,7 @@ static void put_body(struct nf_buf *b, const struct nf_op *op)
 	case NF_OP_SNAPSHOT: put_snapshot(b, op); break;
 	case NF_OP_COLLECT: put_collect(b, op); break;
 	case NF_OP_MOVE: put_move(b, op); break;
+	case NF_OP_PLACE: put_place(b, op); break;
 	case NF_OP_KIND_NR: break;
 	}
 }
@@ -474,6 +481,58 @@ static bool get_move(struct nf_rd *rd, struct nf_op *op)
 	return get_ino(rd, &op->ino) && get_windows(rd, op);
 }
 
+void nf_place_encode(struct nf_buf *b, const struct nf_place *p)
+{
+	uint8_t raw[16];
+
+	nf_put_be64(raw, p->key.a);
+	nf_put_be64(raw + 8, p->key.b);
+	nf_buf_u8(b, p->key.type);
+	nf_buf_bytes(b, raw, sizeof raw);
+	nf_buf_bytes(b, p->rand, sizeof p->rand);
+	nf_ref_encode(b, &p->old);
+	nf_ref_encode(b, &p->now);
+}
+
+static bool place_is_valid(const struct nf_place *p)
+{
+	/* Sealed bytes of a delta move as they are. */
+	if (p->key.type == NF_ITEM_DELTA)
+		return nf_ref_check(&p->old) == 0 && nf_ref_check(&p->now) == 0 && !p->old.level && !p->now.level &&
+		       p->old.plain_len == p->now.plain_len && !memcmp(p->old.tag, p->now.tag, sizeof p->now.tag);
+	return (p->key.type == NF_ITEM_ROOT || p->key.type == NF_ITEM_SNAPSHOT) && nf_root_is_valid(&p->old) &&
+	       nf_root_is_valid(&p->now);
+}
+
+void nf_op_place(const struct nf_op *op, uint32_t i, struct nf_place *out)
+{
+	struct nf_rd rd = nf_rd_of(op->places + (size_t)i * NF_PLACE_ENCODED, NF_PLACE_ENCODED);
+	uint8_t raw[16];
+
+	*out = (struct nf_place){ .key.type = nf_rd_u8(&rd) };
+	nf_rd_copy(&rd, raw, sizeof raw);
+	out->key.a = nf_get_be64(raw);
+	out->key.b = nf_get_be64(raw + 8);
+	nf_rd_copy(&rd, out->rand, sizeof out->rand);
+	nf_ref_decode(&rd, NULL, &out->old);
+	nf_ref_decode(&rd, NULL, &out->now);
+}
+
+static bool get_place(struct nf_rd *rd, struct nf_op *op)
+{
+	op->nr_places = nf_rd_u32(rd);
+	if (op->nr_places > nf_rd_left(rd) / NF_PLACE_ENCODED)
+		return false;
+	op->places = nf_rd_bytes(rd, (size_t)op->nr_places * NF_PLACE_ENCODED);
+	for (uint32_t i = 0; i < op->nr_places; i++) {
+		struct nf_place p;
+		nf_op_place(op, i, &p);
+		if (!place_is_valid(&p))
+			return false;
+	}
+	return true;
+}
+
 static bool get_body(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_op *op)
 {
 	switch (op->kind) {
@@ -488,6 +547,7 @@ static bool get_body(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_
 	case NF_OP_SNAPSHOT: return get_snapshot(rd, self, op);
 	case NF_OP_COLLECT: return get_collect(rd, op);
 	case NF_OP_MOVE: return get_move(rd, op);
+	case NF_OP_PLACE: return get_place(rd, op);
 	case NF_OP_KIND_NR: break;
 	}
 	return false;

@@ -19,6 +19,7 @@ enum nf_op_kind {
 	NF_OP_SNAPSHOT = 9,
 	NF_OP_COLLECT = 10,
 	NF_OP_MOVE = 11,
+	NF_OP_PLACE = 12,
 	NF_OP_KIND_NR
 };
 
@@ -60,7 +61,7 @@ struct nf_op {
 	enum nf_op_kind kind;
 	enum nf_conflict_mode conflict_mode;
 	struct timespec time;
-	uint64_t ino;    /* all but CLAIM, SNAPSHOT and COLLECT */
+	uint64_t ino;    /* all but CLAIM, SNAPSHOT, COLLECT and PLACE */
 	uint64_t parent; /* CREATE, LINK, UNLINK, RENAME */
 	const char *name; /* CREATE, LINK, UNLINK, RENAME, XATTR */
 	uint8_t name_len;
@@ -116,7 +117,22 @@ struct nf_op {
 	int64_t date_s;        /* the server's */
 	const uint8_t *keys;   /* nr_keys times the key's a and b, big-endian */
 	uint32_t nr_keys;
+
+	/* PLACE */
+	const uint8_t *places; /* nr_places times an encoded nf_place */
+	uint32_t nr_places;
 };
+
+/* What a ROOT, DELTA or SNAPSHOT item names stands elsewhere, with the same content. */
+enum { NF_PLACE_ENCODED = 1 + 8 + 8 + 16 + 2 * NF_REF_ENCODED };
+struct nf_place {
+	struct nf_key key;
+	uint8_t rand[16];       /* of a snapshot's entry; zeros otherwise */
+	struct nf_ref old, now; /* it is OLD that is replaced, nothing else */
+};
+void nf_place_encode(struct nf_buf *b, const struct nf_place *p);
+/* A PLACE operation's. */
+void nf_op_place(const struct nf_op *op, uint32_t i, struct nf_place *out);
 
 void nf_op_encode(struct nf_buf *b, const struct nf_op *op);
 /* Reads one operation; SELF resolves "this pack" in references (NULL: zeros stay). */

@@ -9,7 +9,7 @@ static const char *const kind_names[NF_OP_KIND_NR] = {
 	[NF_OP_CREATE] = "create",   [NF_OP_LINK] = "link", [NF_OP_UNLINK] = "unlink",
 	[NF_OP_RENAME] = "rename",   [NF_OP_DATA] = "data", [NF_OP_XATTR] = "xattr",
 	[NF_OP_SETATTR] = "setattr", [NF_OP_CLAIM] = "claim",
-	[NF_OP_SNAPSHOT] = "snapshot", [NF_OP_COLLECT] = "collect", [NF_OP_MOVE] = "move",
+	[NF_OP_SNAPSHOT] = "snapshot", [NF_OP_COLLECT] = "collect", [NF_OP_MOVE] = "move", [NF_OP_PLACE] = "place",
 };
 static const char *const mode_names[] = { "?", "discard", "reapply", "overwrite", "stash", "ask" };
 
@@ -50,6 +50,10 @@ void nf_op_to_text(const struct nf_op *op, struct nf_text *t)
 	if (op->kind == NF_OP_COLLECT) {
 		nf_textf(t, " item=%u keys=%" PRIu32 " date=%" PRId64 "%s", op->item, op->nr_keys, op->date_s,
 			 op->flags & NF_OPF_FORGET ? " forget" : "");
+		return;
+	}
+	if (op->kind == NF_OP_PLACE) {
+		nf_textf(t, " items=%" PRIu32, op->nr_places);
 		return;
 	}
 	nf_textf(t, " ino=%" PRIx64, op->ino);

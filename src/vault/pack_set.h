@@ -21,7 +21,7 @@ struct nf_pack_entry {
 	bool touched;         /* live_bytes changed since the last root that was judged */
 	bool known;           /* some root names it, kept or not */
 	bool needed;          /* something that is kept names it */
-	bool pinned;          /* a snapshot does: emptying the newest tree of it would free nothing */
+	bool pinned;          /* something names it that cannot be told to name another */
 };
 
 struct nf_pack_set {

@@ -13,6 +13,8 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/trace.h"
+#include "vault/commit.h"
+#include "vault/gc.h"
 #include "vault/recover.h"
 
 #include <inttypes.h>
@@ -512,10 +514,40 @@ static void settle(struct nf_recovered_dot *d)
 	d->whole = (struct nf_recovered_form){ 0 };
 }
 
+/* LO is the earlier one of the two, if there are two. */
+static int replay_dots(struct nf_vault *v, const struct nf_recovered *rc, const struct nf_recovered_dot *lo,
+		       const struct nf_recovered_dot *hi)
+{
+	int r = note_counters(v, lo);
+
+	if (r == 0)
+		r = note_counters(v, hi);
+	if (r == 0 && lo->seq && !hi->seq && !lo->sent)
+		return replay_dot(v, lo, &rc->before, false, &v->current);
+	if (r == 0 && lo->seq)
+		r = replay_dot(v, lo, &rc->before, true, &v->frozen);
+	if (r == 0 && hi->seq)
+		r = replay_dot(v, hi, lo, false, &v->current);
+	return r;
+}
+
+/* What we stand on is gone from where it was: the newest head says where the collector has put it. */
+static int find_base(struct nf_vault *v)
+{
+	struct nf_look_result seen;
+
+	int r = nf_look(v->look, &seen);
+	if (r == 0 && !seen.nr_leaves)
+		r = nf_fail(-NF_E_HEADER_MISSING);
+	if (r < 0)
+		return r;
+	v->newest = seen.leaves[seen.nr_leaves - 1]->root;
+	return NF_MIN(nf_base_now(v, &v->newest, &v->base.root), 0);
+}
+
 int nf_recover_replay(struct nf_vault *v, struct nf_recovered *rc)
 {
 	struct nf_recovered_dot *lo = &rc->dot[0], *hi = &rc->dot[1];
-	int r = 0;
 
 	settle(lo);
 	settle(hi);
@@ -525,14 +557,12 @@ int nf_recover_replay(struct nf_vault *v, struct nf_recovered *rc)
 		*lo = *hi;
 		*hi = t;
 	}
-	r = note_counters(v, lo);
-	if (r == 0)
-		r = note_counters(v, hi);
-	if (r == 0 && lo->seq && !hi->seq && !lo->sent)
-		return replay_dot(v, lo, &rc->before, false, &v->current);
-	if (r == 0 && lo->seq)
-		r = replay_dot(v, lo, &rc->before, true, &v->frozen);
-	if (r == 0 && hi->seq)
-		r = replay_dot(v, hi, lo, false, &v->current);
+	int r = replay_dots(v, rc, lo, hi);
+	if (nf_is_damage(r) && find_base(v) == 0) {
+		nf_epoch_free(v->frozen);
+		nf_epoch_free(v->current);
+		v->frozen = v->current = NULL;
+		r = replay_dots(v, rc, lo, hi);
+	}
 	return r;
 }

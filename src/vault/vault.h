@@ -89,6 +89,7 @@ struct nf_gc_options {
 	uint64_t keep_days;
 	uint64_t lease_days;     /* since a writer's last commit: what it may stand on is kept */
 	unsigned repack_percent; /* packs of which less than this is named are copied together; 0: none */
+	uint64_t move_bytes;     /* of such packs that one round empties, at most; one is always taken */
 	uint64_t max_nodes;      /* tree nodes that may be fetched; 0: any number. -NF_E_GC_TOO_MUCH */
 };
 struct nf_gc_result {
@@ -100,7 +101,9 @@ struct nf_gc_result {
 	uint64_t deleted_packs, deleted_bytes; /* by this run (dry run: that would be) */
 	uint64_t young_packs;                  /* not named, but perhaps still being uploaded */
 	uint64_t roots_kept, roots_dropped, deltas_dropped;
-	uint64_t moved_packs, moved_bytes;     /* copied together out of packs hardly needed */
+	uint64_t emptied_packs;                /* hardly needed: what they held of use is elsewhere now (dry run: would be) */
+	uint64_t moved_packs, moved_bytes;     /* what was copied for that (dry run: bytes that would be) */
+	uint64_t moved_trees;                  /* of kept commits and snapshots, written anew for that */
 	uint64_t damaged_roots;                /* kept, and something of them cannot be read */
 };
 void nf_gc_defaults(struct nf_gc_options *o);

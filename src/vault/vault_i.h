@@ -183,6 +183,7 @@ struct nf_vault {
 	struct nf_lock ns;
 	struct nf_cond changed;     /* n  committer and waiters */
 	struct nf_head base;        /* n  vector, root, ids of the newest head taken over */
+	struct nf_ref newest;       /* the root of the newest head, where recovery had to ask for it; null otherwise */
 	struct nf_epoch *current;   /* n  never NULL when writable */
 	struct nf_epoch *frozen;    /* n  NULL: none */
 	struct nf_avl vnodes;       /* n */

@@ -803,6 +803,9 @@ def check_root(vault, root, done, deltas):
             rd = Rd(value)
             rd.get("16s16sq")
             older.append(get_ref(rd, pack))
+            if rd.more():
+                older[-1] = get_ref(rd, pack)  # where the same tree stands now
+                need(older[-1], "root moved to nowhere")
             rd.end()
         elif kind == K_SNAPSHOT:
             older += [ref for _, _, ref in parse_snapshots(value, pack)]
@@ -864,7 +867,11 @@ def cmd_check(vault, _args, out):
             queue += [r for r in older if r]
     for ref, writer, seq in deltas:
         vault.blob(DELTA, ref, struct.pack("<IQ", writer, seq))
-    out.write(f"{len(leaves)} leaves, {len(roots)} roots, {files} inodes, {len(done)} blocks, {len(deltas)} deltas\n")
+    # Each sealed object once, wherever it stands.
+    size = sum({r: r.sealed_len for r, _ in vault.seen_nodes}.values())
+    size += sum({(b.tag, b.birth, b.index): b.sealed_len for b in done}.values())
+    size += sum({d: d[0].sealed_len for d in deltas}.values())
+    out.write(f"{len(leaves)} leaves, {len(roots)} roots, {files} inodes, {len(done)} blocks, {len(deltas)} deltas, {size} bytes\n")
     need(not vault.warnings, "; ".join(vault.warnings))
 
 

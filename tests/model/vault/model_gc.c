@@ -1,6 +1,6 @@
 /* Space: two machines write, overwrite and delete at random for ten times the size of what lives, with the last ten
- * commits and two snapshots kept and a run of the collector now and then.  In the end the store holds less than twice what
- * those reach (docs/internals/roadmap.md says what the rest is), and all of it can be read. */
+ * commits and two snapshots kept and a run of the collector now and then.  In the end the store holds at most 1.5 times
+ * what those reach, each block once wherever it stands, and all of it can be read. */
 #include "vfs.h"
 
 #include "base/random.h"
@@ -30,7 +30,6 @@ static struct nf_gc_options options(void)
 	nf_gc_defaults(&o);
 	o.grace_s = o.keep_days = o.lease_days = 0;
 	o.keep_heads = 10;
-	o.repack_percent = 75;
 	return o;
 }
 
@@ -147,9 +146,10 @@ static struct nf_gc_result collect(struct vfs *m, bool dry_run)
 
 /* --- what the kept roots reach, each sealed object once ----------------------------------- */
 
+/* A node by its place, a block by its tag: what stands in two places is reached once. */
 struct object {
-	struct nf_pack_id pack;
-	uint32_t offset, len;
+	uint8_t id[20];
+	uint32_t len;
 };
 
 struct reach {
@@ -158,19 +158,22 @@ struct reach {
 	size_t nr, cap;
 };
 
-static void reached(struct reach *r, const struct nf_pack_id *pack, uint32_t offset, uint32_t len)
+static void reached(struct reach *r, const uint8_t id[16], uint32_t more, uint32_t len)
 {
 	if (r->nr == r->cap) {
 		r->cap = r->cap ? 2 * r->cap : 4096;
 		r->o = realloc(r->o, r->cap * sizeof *r->o);
 		ck_assert_ptr_nonnull(r->o);
 	}
-	r->o[r->nr++] = (struct object){ *pack, offset, len };
+	struct object *o = &r->o[r->nr++];
+	memcpy(o->id, id, 16);
+	nf_put_le32(o->id + 16, more);
+	o->len = len;
 }
 
 static int reach_node(void *ctx, const struct nf_ref *ref)
 {
-	reached(ctx, &ref->pack, ref->offset_bytes, ref->sealed_len);
+	reached(ctx, ref->pack.b, ref->offset_bytes, ref->sealed_len);
 	return 0;
 }
 
@@ -185,7 +188,7 @@ static int reach_item(void *ctx, const struct nf_key *key, const struct nf_val *
 	ck_assert_int_eq(nf_gc_window(&r->v->src, val, 1u << NF_BLOCK_SHIFT_MAX, &ref, refs), 0);
 	for (int b = 0; b < NF_WINDOW_BLOCKS; b++)
 		if (refs[b].sealed_len)
-			reached(r, &refs[b].pack, refs[b].offset_bytes, refs[b].sealed_len);
+			reached(r, refs[b].tag, UINT32_MAX, refs[b].sealed_len);
 	return 0;
 }
 
@@ -203,10 +206,10 @@ static int reach_kept(void *ctx, const struct nf_key *key, const struct nf_val *
 
 	if (key->type == NF_ITEM_ROOT) {
 		ck_assert_int_eq(nf_root_decode(val->p, val->len, &val->self, &i), 0);
-		reach_root(ctx, &i.root);
+		reach_root(ctx, nf_root_now(&i));
 	} else if (key->type == NF_ITEM_DELTA) {
 		ck_assert_int_eq(nf_delta_item_decode(val->p, val->len, &val->self, &d), 0);
-		reached(ctx, &d.delta.pack, d.delta.offset_bytes, d.delta.sealed_len);
+		reached(ctx, d.delta.tag, UINT32_MAX, d.delta.sealed_len);
 	} else {
 		while (nf_snapshot_iter(val->p, val->len, &val->self, &pos, &e) == 0)
 			reach_root(ctx, &e.root);
@@ -214,11 +217,9 @@ static int reach_kept(void *ctx, const struct nf_key *key, const struct nf_val *
 	return 0;
 }
 
-static int by_place(const void *a, const void *b)
+static int by_id(const void *a, const void *b)
 {
-	const struct object *x = a, *y = b;
-	int c = memcmp(&x->pack, &y->pack, sizeof x->pack);
-	return c ? c : (x->offset > y->offset) - (x->offset < y->offset);
+	return memcmp(((const struct object *)a)->id, ((const struct object *)b)->id, sizeof ((const struct object *)a)->id);
 }
 
 static uint64_t reach_of(struct nf_vault *v)
@@ -229,9 +230,9 @@ static uint64_t reach_of(struct nf_vault *v)
 
 	reach_root(&r, &v->base.root);
 	ck_assert_int_eq(nf_gc_range(v, &v->base.root, &from, &to, reach_kept, &r), 0);
-	qsort(r.o, r.nr, sizeof *r.o, by_place);
+	qsort(r.o, r.nr, sizeof *r.o, by_id);
 	for (size_t i = 0; i < r.nr; i++)
-		if (i == 0 || by_place(&r.o[i - 1], &r.o[i]))
+		if (i == 0 || by_id(&r.o[i - 1], &r.o[i]))
 			bytes += r.o[i].len;
 	free(r.o);
 	return bytes;
@@ -261,11 +262,9 @@ static void run(struct model *k)
 	ck_assert_uint_eq(taken, SNAPSHOTS);
 }
 
-START_TEST(the_store_ends_at_less_than_twice_what_is_kept_and_all_of_it_is_readable)
+static double play(uint64_t seed)
 {
-	const char *env = getenv("NF_SEED");
 	struct model *k = calloc(1, sizeof *k);
-	uint64_t seed = env ? strtoull(env, NULL, 0) : 20;
 
 	printf("# seed %llu\n", (unsigned long long)seed);
 	nf_prng_seed(&k->prng, seed);
@@ -286,7 +285,6 @@ START_TEST(the_store_ends_at_less_than_twice_what_is_kept_and_all_of_it_is_reada
 	       (unsigned long long)live(k), (unsigned long long)k->written, (unsigned long long)reach,
 	       (unsigned long long)r.bytes, (double)r.bytes / (double)reach);
 	ck_assert_uint_eq(r.damaged_roots, 0);
-	ck_assert_uint_lt(r.bytes, 2 * reach);
 	for (int i = 0; i < 2; i++) {
 		ck_assert_int_eq(vfs_refresh(&k->m[i]), 0);
 		compare(&k->m[i], k->now);
@@ -304,13 +302,28 @@ START_TEST(the_store_ends_at_less_than_twice_what_is_kept_and_all_of_it_is_reada
 			free(k->kept[n][i].p);
 	}
 	free(k);
+	return (double)r.bytes / (double)reach;
+}
+
+START_TEST(the_store_ends_at_one_and_a_half_of_what_is_kept_at_most_and_all_of_it_is_readable)
+{
+	const char *env = getenv("NF_SEED");
+	uint64_t seed = env ? strtoull(env, NULL, 0) : 20, nr = getenv("FOLIOFS_LONG") && !env ? 40 : 2;
+	double most = 0;
+
+	for (uint64_t i = 0; i < (env ? 1 : nr); i++) {
+		double one = play(seed + i);
+		most = one > most ? one : most;
+		ck_assert_msg(one <= 1.5, "seed %d: %.2f", (int)(seed + i), one);
+	}
+	printf("# at most %.2f\n", most);
 }
 END_TEST
 
 static void suite_add(Suite *s)
 {
-	TCase *tc = nf_case(s, "space", 120);
-	tcase_add_test(tc, the_store_ends_at_less_than_twice_what_is_kept_and_all_of_it_is_readable);
+	TCase *tc = nf_case(s, "space", getenv("FOLIOFS_LONG") ? 1200 : 120);
+	tcase_add_test(tc, the_store_ends_at_one_and_a_half_of_what_is_kept_at_most_and_all_of_it_is_readable);
 }
 
 NF_SUITE("vault/model_gc")

@@ -292,6 +292,101 @@ START_TEST(a_machine_that_was_away_for_longer_than_the_grace_loses_nothing)
 }
 END_TEST
 
+/* Packs and their index below a cache directory go; what is not on the server yet stands in the state directory. */
+static void drop_cache(const struct vfs_site *s, const char *name)
+{
+	char command[400];
+
+	snprintf(command, sizeof command, "rm -rf '%.120s/%.40s-cache'", s->dir.path, name);
+	ck_assert_int_eq(system(command), 0);
+}
+
+/* Every kept tree stands elsewhere afterwards, whole. */
+START_TEST(a_machine_finds_what_it_stands_on_after_it_was_put_elsewhere)
+{
+	struct nf_gc_options o = at_once();
+	struct nf_open_file *f;
+	struct vfs_site s;
+	uint64_t ino;
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a"), b = vfs_mount(&s, "b");
+	ck_assert_int_eq(put(&a, "/f", BIG, 1), 0);
+	ck_assert_int_eq(put(&a, "/g", BIG, 2), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_refresh(&b), 0);
+	ck_assert_int_eq(vfs_open(&b, "/f", O_RDWR, 0, &f, &ino), 0);
+	ck_assert_int_eq(vfs_pwrite(&b, f, ino, "of b", 4, 100000), 0);
+	ck_assert_int_eq(vfs_fsync(&b, f, ino), 0);
+	vfs_close(&b, f, ino);
+	vfs_unmount(&b);
+	ck_assert_int_eq(put(&a, "/g", BIG, 3), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	o.keep_heads = 20;
+	o.repack_percent = 101;
+	uint64_t trees = 0;
+	for (int i = 0; i < 3; i++)
+		trees += gc(&a, &o).moved_trees;
+	ck_assert_uint_gt(trees, 2);
+	drop_cache(&s, "b");
+	b = vfs_mount(&s, "b");
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	ck_assert_int_eq(vfs_refresh(&a), 0);
+	char *want = malloc(BIG);
+	fill(want, BIG, 1);
+	memcpy(want + 100000, "of b", 4);
+	ck_assert_int_eq(vfs_check(&a, "/f", want, BIG), 0);
+	ck_assert_int_eq(check(&b, "/g", BIG, 3), 0);
+	is_whole(&a);
+	is_whole(&b);
+	free(want);
+	vfs_unmount(&b);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(a_dry_run_says_what_the_run_does)
+{
+	struct nf_gc_options o = at_once();
+	struct vfs_site s;
+	char path[20];
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	for (uint64_t i = 0; i < 8; i++) {
+		snprintf(path, sizeof path, "/f%d", (int)i);
+		ck_assert_int_eq(put(&a, path, 60000, i), 0);
+	}
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	for (int i = 0; i < 5; i++) {
+		snprintf(path, sizeof path, "/f%d", i);
+		ck_assert_int_eq(vfs_unlink(&a, path, false), 0);
+	}
+	ck_assert_int_eq(put(&a, "/g", BIG, 9), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(put(&a, "/g", BIG, 10), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	o.repack_percent = 70;
+	o.grace_s = 3600;
+	for (int i = 0; i < 3; i++) {
+		o.dry_run = true;
+		struct nf_gc_result dry = gc(&a, &o);
+		o.dry_run = false;
+		struct nf_gc_result wet = gc(&a, &o);
+		ck_assert(i || (dry.dead_bytes >= BIG && dry.moved_bytes >= 180000 && dry.moved_bytes < 250000));
+		ck_assert_uint_eq(dry.dead_bytes, wet.dead_bytes);
+		ck_assert_uint_eq(dry.emptied_packs, wet.emptied_packs);
+		ck_assert_uint_eq(dry.moved_bytes, wet.moved_bytes);
+		ck_assert_uint_eq(dry.deleted_bytes, wet.deleted_bytes);
+		ck_assert_uint_eq(dry.roots_dropped, wet.roots_dropped);
+	}
+	is_whole(&a);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 struct rival {
 	struct vfs *m;
 	uint64_t deleted;
@@ -508,6 +603,8 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_snapshot_keeps_what_it_shows_until_it_is_removed);
 	tcase_add_test(tc, leftovers_of_broken_uploads_go_and_foreign_names_stay);
 	tcase_add_test(tc, a_machine_that_was_away_for_longer_than_the_grace_loses_nothing);
+	tcase_add_test(tc, a_machine_finds_what_it_stands_on_after_it_was_put_elsewhere);
+	tcase_add_test(tc, a_dry_run_says_what_the_run_does);
 	tcase_add_test(tc, a_machine_suspended_before_its_packs_publishes_no_holes);
 	tcase_add_test(tc, a_machine_suspended_between_its_packs_and_its_head_publishes_no_holes);
 	tcase_add_test(tc, a_run_cut_at_any_operation_loses_nothing_and_the_next_one_leaves_nothing);

@@ -457,6 +457,20 @@ START_TEST(this_pack_is_written_out_when_a_value_moves)
 	ck_assert_int_eq(nf_item_rebase(NF_ITEM_ROOT, a.p, a.len, &self, &b), 0);
 	ck_assert_int_eq(nf_root_decode(b.p, b.len, &self, &root_back), 0);
 	ck_assert(nf_ref_is_null(&root_back.root) && nf_pack_id_is_zero(&root_back.root.pack));
+	/* A root that stands elsewhere now. */
+	a.len = b.len = 0;
+	root.root = root.now = good_ref();
+	root.now.offset_bytes++;
+	root.root.plain_len = root.now.plain_len = 100;
+	memset(&root.now.pack, 0, sizeof root.now.pack);
+	nf_root_encode(&a, &root);
+	ck_assert_int_eq(nf_item_rebase(NF_ITEM_ROOT, a.p, a.len, &self, &b), 0);
+	ck_assert_int_eq(nf_root_decode(b.p, b.len, NULL, &root_back), 0);
+	ck_assert_mem_eq(&nf_root_now(&root_back)->pack, &self, sizeof self);
+	ck_assert_uint_eq(nf_root_now(&root_back)->offset_bytes, root.root.offset_bytes + 1);
+	ck_assert_int_eq(nf_root_decode(b.p, b.len - 1, NULL, &root_back), -NF_E_FORMAT_BAD);
+	memset(b.p + b.len - NF_REF_ENCODED, 0, NF_REF_ENCODED);
+	ck_assert_int_eq(nf_root_decode(b.p, b.len, NULL, &root_back), -NF_E_FORMAT_BAD);
 	a.len = b.len = 0;
 	struct nf_delta_item d = { .delta = good_ref(), .time_s = 1 }, back;
 	memset(&d.delta.pack, 0, sizeof d.delta.pack);

@@ -72,6 +72,28 @@ static struct nf_op blob_op(void)
 	return op;
 }
 
+static uint8_t places[3 * NF_PLACE_ENCODED];
+
+/* A root, a delta and a snapshot's root stand elsewhere. */
+static struct nf_op place_op(void)
+{
+	static const uint8_t types[3] = { NF_ITEM_ROOT, NF_ITEM_DELTA, NF_ITEM_SNAPSHOT };
+	struct nf_op op = { .kind = NF_OP_PLACE, .conflict_mode = NF_MODE_STASH, .places = places, .nr_places = 3 };
+	struct nf_buf b = NF_BUF_INIT;
+
+	for (unsigned i = 0; i < 3; i++) {
+		struct nf_place p = { .key = { .type = types[i], .a = i, .b = 7 }, .rand = { (uint8_t)i } };
+		p.old = (struct nf_ref){ .pack = pack, .offset_bytes = 4, .sealed_len = 900, .plain_len = 800, .epoch = 1 };
+		p.now = p.old;
+		p.now.offset_bytes = 5;
+		nf_place_encode(&b, &p);
+	}
+	ck_assert_uint_eq(b.len, sizeof places);
+	memcpy(places, b.p, sizeof places);
+	nf_buf_deinit(&b);
+	return op;
+}
+
 static struct nf_op snapshot_op(void)
 {
 	struct nf_op op = base_op(NF_OP_SNAPSHOT);
@@ -163,7 +185,7 @@ START_TEST(every_kind_of_operation_survives_a_round_trip)
 	inl.inline_len = 5;
 	inl.size_after = 5;
 	const struct nf_op all[] = { create_op(), symlink, link, un, rename_op(), setattr_op(), claim_op(),
-				     xattr_op(), blob_op(), inl, data_op(&ranges, &windows) };
+				     xattr_op(), blob_op(), inl, data_op(&ranges, &windows), place_op() };
 	for (size_t i = 0; i < NF_ARRAY_LEN(all); i++)
 		ck_assert_msg(round_trip(&all[i]) == 0, "operation %zu", i);
 }
@@ -234,6 +256,10 @@ START_TEST(values_outside_their_limits_are_refused)
 	REFUSED(snapshot_op(), op.snapshot.name = "a/bcde");
 	REFUSED(snapshot_op(), op.snapshot.seq = 0);
 	REFUSED(snapshot_op(), op.snapshot.root = (struct nf_ref){ 0 });
+	/* A delta's tag stays, no tree is nowhere, and nothing else has a place. */
+	REFUSED(place_op(), places[2 * NF_PLACE_ENCODED - 10]++);
+	REFUSED(place_op(), memset(places + 33, 0, NF_REF_ENCODED));
+	REFUSED(place_op(), places[0] = NF_ITEM_CONDEMNED);
 	REFUSED(rename_op(), op.flags = 2);
 	REFUSED(rename_op(), op.replaced = 5);
 	REFUSED(rename_op(), op.new_name = ".."; op.new_name_len = 2);
@@ -287,7 +313,7 @@ END_TEST
 
 static void make_delta(struct nf_delta *d, struct nf_buf *ops)
 {
-	const struct nf_op all[] = { claim_op(), create_op(), rename_op(), setattr_op(), blob_op(), snapshot_op() };
+	const struct nf_op all[] = { claim_op(), create_op(), rename_op(), setattr_op(), blob_op(), snapshot_op(), place_op() };
 	for (size_t i = 0; i < NF_ARRAY_LEN(all); i++)
 		nf_op_encode(ops, &all[i]);
 	*d = (struct nf_delta){ .writer = 5, .seq = 12, .time = { 9, 9 }, .host = "box", .first_spare = INO(100),
@@ -303,7 +329,7 @@ START_TEST(a_delta_survives_a_round_trip_and_this_pack_is_resolved)
 	make_delta(&d, &ops);
 	nf_delta_encode(&b, &d);
 	ck_assert_int_eq(nf_delta_decode(b.p, b.len, &pack, &got), 0);
-	ck_assert(got.writer == 5 && got.seq == 12 && got.nr_ops == 6 && got.ops_len == ops.len);
+	ck_assert(got.writer == 5 && got.seq == 12 && got.nr_ops == 7 && got.ops_len == ops.len);
 	ck_assert_str_eq(got.host, "box");
 	ck_assert_mem_eq(&got.base_root.pack, &pack, sizeof pack);
 	for (size_t cut = 0; cut < b.len; cut++)
