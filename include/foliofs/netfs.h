@@ -252,6 +252,11 @@ uint64_t nf_i_size(const struct nf_ictx *ic);
 /* Whether anything is not stored yet, and how many bytes (zeroed ranges count nothing).  As of some moment during the call; may
  * be called with the filesystem's locks held, but not from an operation that is called under the inode lock. */
 bool nf_is_dirty(const struct nf_ictx *ic);
+/* Writes, truncations and fallocate that come from now on wait for nf_writers_release().  True if none is at work and nothing
+ * is dirty: then it stays so.  For the exchange of the version a file is made of: between looking for what was made from
+ * the old one and nf_invalidate() nothing more of that may come.  Any lock of the filesystem's may be held. */
+bool nf_writers_hold(struct nf_ictx *ic);
+void nf_writers_release(struct nf_ictx *ic);
 uint64_t nf_dirty_bytes(const struct nf_ictx *ic);
 
 /* --- calls ------------------------------------------------------------------------ */

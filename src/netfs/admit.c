@@ -112,6 +112,8 @@ static bool admit_one_locked(struct nf_ictx_priv *p, struct nf_writer *w)
 
 	if (w->discarded)
 		return true;
+	if (p->held)
+		return must_wait(w);
 	if ((w->io->flags & NF_IO_APPEND) && w->rg->reserved_end == UINT64_MAX &&
 	    w->op == NF_OP_WRITE && !place_append_locked(p, w))
 		return false;
@@ -129,6 +131,30 @@ static bool admit_one_locked(struct nf_ictx_priv *p, struct nf_writer *w)
 	nf_list_add_tail(&p->active, &w->rg->link);
 	nf_region_move(w->rg, NF_REGION_RESERVED, "reserved");
 	return true;
+}
+
+bool nf_writers_hold(struct nf_ictx *ic)
+{
+	struct nf_ictx_priv *p = ic->priv;
+
+	nf_lock_take(&p->lock);
+	p->held = true;
+	bool quiet = nf_list_empty(&p->active) && !p->is_dirty;
+	nf_lock_drop(&p->lock);
+	return quiet;
+}
+
+void nf_writers_release(struct nf_ictx *ic)
+{
+	struct nf_ictx_priv *p = ic->priv;
+
+	nf_ic_lock(p);
+	bool was = p->held;
+	p->held = false;
+	if (was)
+		nf_ic_unlock_later(p);
+	else
+		nf_lock_drop(&p->lock);
 }
 
 static void unpin_all(struct nf_writer *w)
@@ -174,7 +200,7 @@ static void zero_edge_page_locked(struct nf_ictx_priv *p, struct nf_folio *f, ui
 {
 	uint64_t page = pos & ~(uint64_t)(NF_PC_PAGE_BYTES - 1);
 
-	if (nf_folio_page_uptodate(f, page) ||
+	if (nf_folio_page_uptodate(f, page) || nf_folio_is_unsettled(f) ||
 	    nf_writing_locked(p, page, page + NF_PC_PAGE_BYTES) ||
 	    !nf_range_all_zero_locked(p, page, page + NF_PC_PAGE_BYTES))
 		return;

@@ -166,7 +166,9 @@ static void plan_span(struct nf_wreq *wq, const struct nf_span *sp, uint8_t *pla
 	}
 	if (sp->kind == NF_SPAN_ZERO)
 		nf_plan_add(&wq->plan, (struct nf_plan_op){ NF_PLAN_ZERO, plain, NULL, len });
-	if (mem)
+	if (mem && nf_folio_is_unsettled(sp->f))
+		wq->unsettled = true;
+	else if (mem)
 		nf_plan_add(&wq->plan, (struct nf_plan_op){ NF_PLAN_COPY, mem, plain, len });
 }
 
@@ -259,6 +261,7 @@ static void start_gathering_locked(struct nf_wreq *wq, struct nf_todo *todo)
 	bool ok = true;
 
 	wq->plan.nr = 0;
+	wq->unsettled = false;
 	/* The plan is of the time before the zero point moves. */
 	for (unsigned i = 0; ok && i < wq->nr_blocks; i++)
 		ok = plan_block_locked(wq, i);
@@ -313,7 +316,7 @@ static void gathered_locked(struct nf_wreq *wq)
 {
 	for (unsigned i = 0; i < wq->nr_folios; i++) {
 		struct nf_folio *f = wq->folios[i];
-		for (unsigned b = 0; b < wq->nr_blocks && !wq->stale; b++)
+		for (unsigned b = 0; b < wq->nr_blocks && !wq->stale && !wq->unsettled; b++)
 			if (f->mapped)
 				nf_folio_set_uptodate(f, block_start(wq, b),
 						      block_start(wq, b) + wq->p->ic->block_bytes);

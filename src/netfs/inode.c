@@ -360,8 +360,10 @@ void nf_folios_recheck_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t e
 
 	while (start < end && (f = nf_mapping_next(&p->mapping, start))) {
 		if (f->pos_bytes < end && !nf_range_in_use_locked(p, f->pos_bytes, nf_folio_end(f))) {
-			/* 2: the mapping's and ours; a read under way will fill it otherwise. */
-			if (drop || (nothing_uptodate(f) && atomic_load(&f->refs) == 2))
+			/* 2: the mapping's and ours; a read under way will fill it otherwise.  Readers keep what they
+			 * were given, whoever comes now gets another folio. */
+			if (drop || nf_folio_is_unsettled(f) ||
+			    (nothing_uptodate(f) && atomic_load(&f->refs) == 2))
 				nf_folio_drop(f);
 			else
 				nf_folio_set_clean(f);

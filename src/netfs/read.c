@@ -23,16 +23,17 @@ static const uint8_t zeros[ZEROS_BYTES];
 /* --- hits --------------------------------------------------------------------------------- */
 
 /* Pins and iovecs go together: one pin for each folio that an iovec touches. */
-static void unpin_iov(struct nf_memory *mem, const struct iovec *iov, int nr, bool cold)
+static void unpin_iov(struct nf_ictx_priv *p, const struct iovec *iov, int nr, bool cold)
 {
 	for (int i = 0; i < nr; i++) {
 		uint8_t *at = iov[i].iov_base, *end = at + iov[i].iov_len;
 		struct nf_folio *f;
-		while (at < end && (f = nf_memory_owner(mem, at))) {
+		while (at < end && (f = nf_memory_owner(p->lib->mem, at))) {
 			uint8_t *f_end = f->mem + nf_folio_bytes(f);
 			if (cold && end >= f_end)
 				nf_folio_set_cold(f);
-			nf_folio_unpin(f);
+			if (nf_folio_unpin_reader(f))
+				nf_kick_later(p);
 			at = f_end;
 		}
 	}
@@ -52,13 +53,13 @@ static bool add_memory(struct hit *h, struct nf_folio *f, uint64_t start, uint64
 	if (last && (uint8_t *)last->iov_base + last->iov_len == mem) {
 		/* Its last byte is in F already, unless F begins here. */
 		if (mem == f->mem)
-			nf_folio_pin(f);
+			nf_folio_pin_reader(f);
 		last->iov_len += (size_t)(end - start);
 		return true;
 	}
 	if (h->nr == h->max)
 		return false;
-	nf_folio_pin(f);
+	nf_folio_pin_reader(f);
 	h->iov[h->nr++] = (struct iovec){ .iov_base = mem, .iov_len = (size_t)(end - start) };
 	return true;
 }
@@ -94,7 +95,7 @@ static enum hit_result build_locked(struct nf_ictx_priv *p, uint64_t start, uint
 	}
 	nf_spans_end(&it);
 	if (r != HIT) {
-		unpin_iov(p->lib->mem, h->iov, h->nr, false);
+		unpin_iov(p, h->iov, h->nr, false);
 		h->nr = 0;
 	}
 	return r;
@@ -144,7 +145,7 @@ static void join_pieces(struct nf_io *io)
 		memcpy(priv->joined + at, priv->pieces[i].iov_base, priv->pieces[i].iov_len);
 		at += priv->pieces[i].iov_len;
 	}
-	unpin_iov(io->ic->priv->lib->mem, priv->pieces, priv->nr_pieces, true);
+	unpin_iov(io->ic->priv, priv->pieces, priv->nr_pieces, true);
 	free(priv->pieces);
 	priv->pieces = NULL;
 	io->out_iov[0] = (struct iovec){ .iov_base = priv->joined, .iov_len = at };
@@ -193,7 +194,7 @@ void nf_read_end(struct nf_io *io)
 		free(io->priv);
 		io->priv = NULL;
 	} else if (io->error == 0) {
-		unpin_iov(p->lib->mem, io->out_iov, io->nr_out_iov, true);
+		unpin_iov(p, io->out_iov, io->nr_out_iov, true);
 	}
 	io->nr_out_iov = 0;
 	if (io->flags & NF_IO_DIRECT) {
@@ -401,6 +402,6 @@ bool nf_peek(struct nf_ictx *ic, uint64_t pos_bytes, void *buf, size_t len)
 		memcpy(to, h.iov[i].iov_base, h.iov[i].iov_len);
 		to += h.iov[i].iov_len;
 	}
-	unpin_iov(p->lib->mem, h.iov, h.nr, false);
+	unpin_iov(p, h.iov, h.nr, false);
 	return true;
 }

@@ -75,9 +75,18 @@ static void plan_block_locked(struct nf_rreq *rq, unsigned i)
 	rq->plan_end[i] = (uint32_t)rq->plan.nr;
 }
 
+/* A folio that was dropped gets nothing: whoever waits for its bytes will ask again. */
+static bool is_looked_at_locked(struct nf_rreq *rq)
+{
+	for (unsigned i = 0; i < rq->nr_folios; i++)
+		if (rq->folios[i]->mapped && nf_folio_is_unsettled(rq->folios[i]))
+			return true;
+	return false;
+}
+
 static bool may_apply_locked(struct nf_rreq *rq)
 {
-	return !nf_writing_locked(rq->p, rq->start, rq->end) &&
+	return !is_looked_at_locked(rq) && !nf_writing_locked(rq->p, rq->start, rq->end) &&
 	       !nf_gathering_locked(rq->p, rq->start, rq->end) &&
 	       !nf_applying_locked(rq->p, rq->start, rq->end);
 }

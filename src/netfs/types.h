@@ -90,6 +90,7 @@ struct nf_ictx_priv {
 	struct nf_regions flushing;   /* i  F */
 	struct nf_list pending;       /* i  P, FIFO */
 	struct nf_list active;        /* i  R and A */
+	bool held;                    /* i  nobody leaves `pending` */
 	struct nf_regions copies;     /* i  CACHE_COPY, D */
 	bool store_copies;            /* i */
 	bool is_listed;               /* i  on the library's list of dirty inodes */
@@ -277,6 +278,7 @@ struct nf_wreq {
 	uint32_t id;
 	enum nf_wreq_phase phase;  /* i */
 	bool stale;                /* i  invalidated before it was issued */
+	bool unsettled;            /* i  a folio did not get what it misses: readers look at it */
 	bool cancelled;            /* i  discarded */
 	bool copy;                 /* I  of CACHE_COPY regions; no group */
 	bool inited;

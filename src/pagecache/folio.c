@@ -56,6 +56,32 @@ void nf_folio_unpin(struct nf_folio *f)
 	}
 }
 
+void nf_folio_pin_reader(struct nf_folio *f)
+{
+	atomic_fetch_add(&f->readers, 1);
+	nf_folio_pin(f);
+}
+
+bool nf_folio_unpin_reader(struct nf_folio *f)
+{
+	unsigned was = atomic_fetch_sub(&f->readers, 1);
+	bool awaited = was == 1 && atomic_load(&f->unsettled);
+
+	NF_ASSERT(was > 0);
+	nf_folio_unpin(f);
+	return awaited;
+}
+
+bool nf_folio_is_unsettled(struct nf_folio *f)
+{
+	if (!atomic_load(&f->unsettled))
+		return false;
+	if (atomic_load(&f->readers))
+		return true;
+	atomic_store(&f->unsettled, false);
+	return false;
+}
+
 static struct nf_folio *next_locked(struct nf_mapping *m, uint64_t pos) NF_REQUIRES(m->lock)
 {
 	struct nf_avl_node *n = m->tree.root, *best = NULL;
@@ -263,6 +289,9 @@ void nf_folio_clear_uptodate(struct nf_folio *f, uint64_t start, uint64_t end)
 	end = NF_MIN(end, nf_folio_end(f));
 	if (start >= end)
 		return;
+	/* Before the readers are counted: the last to leave sees it, or is not counted. */
+	atomic_store(&f->unsettled, true);
+	(void)nf_folio_is_unsettled(f);
 	size_t i = (size_t)(start - f->pos_bytes) / NF_PC_PAGE_BYTES;
 	size_t to = (size_t)(end - f->pos_bytes + NF_PC_PAGE_BYTES - 1) / NF_PC_PAGE_BYTES;
 	for (; i < to; i++)
@@ -275,9 +304,9 @@ void nf_folio_to_text(struct nf_text *t, const struct nf_folio *f)
 
 	for (unsigned i = 0; i < NF_FOLIO_WORDS; i++)
 		pages += (unsigned)__builtin_popcountll(f->uptodate[i]);
-	nf_textf(t, "folio %" PRIx64 "-%" PRIx64 " refs=%u%s%s uptodate=%u/%u", f->pos_bytes,
-		 nf_folio_end(f), atomic_load(&f->refs), f->dirty ? " dirty" : "",
-		 f->mapped ? "" : " dropped", pages, 1u << f->order);
+	nf_textf(t, "folio %" PRIx64 "-%" PRIx64 " refs=%u readers=%u%s%s%s uptodate=%u/%u", f->pos_bytes,
+		 nf_folio_end(f), atomic_load(&f->refs), atomic_load(&f->readers),
+		 f->dirty ? " dirty" : "", atomic_load(&f->unsettled) ? " unsettled" : "", f->mapped ? "" : " dropped", pages, 1u << f->order);
 }
 
 void nf_mapping_check(struct nf_mapping *m)

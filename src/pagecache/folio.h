@@ -6,7 +6,10 @@
  *
  * References: one for being in the mapping, one for each user (pin).  A folio is given
  * up when it is clean and only the mapping holds it.  A dropped folio stays valid for
- * those who have it pinned. */
+ * those who have it pinned.
+ *
+ * Readers look at pages without a lock, as they were when they were handed out.  So pages that cease to be uptodate
+ * meanwhile make the folio unsettled: what is stored now is not put there before the last of them has left. */
 #ifndef NF_PAGECACHE_FOLIO_H
 #define NF_PAGECACHE_FOLIO_H
 
@@ -21,7 +24,7 @@
 enum { NF_FOLIO_WORDS = (1 << NF_PC_ORDER_MAX) / 64 };
 
 /* m mapping lock;  i lock of the inode that owns the mapping;  I never changed;  r RECLAIM lock;
- * a atomic: raised from 1 only under m */
+ * a atomic; refs: raised from 1 only under m */
 struct nf_folio {
 	struct nf_avl_node node;    /* m */
 	struct nf_mapping *mapping; /* I */
@@ -30,6 +33,8 @@ struct nf_folio {
 	uint8_t *mem;               /* I */
 	unsigned order;             /* I */
 	atomic_uint refs;           /* a */
+	atomic_uint readers;        /* a  pins of theirs; raised under i */
+	atomic_bool unsettled;      /* a  set and cleared under i */
 	bool mapped;                /* m  in the tree */
 	bool dirty;                 /* m  holds, or is about to hold, bytes of a region */
 	atomic_bool cold;           /* a  went to the cold end: delivered to its last byte */
@@ -62,6 +67,13 @@ static inline uint64_t nf_folio_end(const struct nf_folio *f)
 /* The caller has a reference, or the lock that keeps one. */
 void nf_folio_pin(struct nf_folio *f);
 void nf_folio_unpin(struct nf_folio *f);
+
+/* The same for a reader of pages that are uptodate, or dirty; pins under the inode lock. */
+void nf_folio_pin_reader(struct nf_folio *f);
+/* True if that was the last reader of an unsettled folio: somebody may wait for it. */
+bool nf_folio_unpin_reader(struct nf_folio *f);
+/* Inode lock held: true while readers may look at what the pages held before. */
+bool nf_folio_is_unsettled(struct nf_folio *f);
 
 /* The first folio that ends after POS, pinned; NULL: none.  *May lie after POS.* */
 struct nf_folio *nf_mapping_next(struct nf_mapping *m, uint64_t pos);

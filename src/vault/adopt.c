@@ -21,6 +21,8 @@
 
 enum {
 	ROUNDS_MAX = 50,
+	/* Files that are written without a pause always hold something: then their writers are held. */
+	ROUNDS_UNHELD = 3,
 	/* How long a take-over waits for the kernel to drop the pages of the one before.  Its pages wait for our
 	 * answers, and those may wait for room that only a commit makes: so not for ever. */
 	TOLD_WAIT_MS = 5000,
@@ -255,9 +257,11 @@ static void told(struct nf_io *io)
 	nf_lock_drop(&v->ns);
 }
 
+static bool in_memory(const struct nf_vnode *vn) { return vn && !vn->dying && !vn->orphan; }
+
 /* Files of the list that hold data of ours are flushed, so that it is told as made from the old version.  1: some
- * were; 0: none had any. */
-static int tell_first(struct nf_vault *v, const uint64_t *inos, size_t nr)
+ * were; 0: none had any.  ALL: also those of which it is not known, because somebody may be writing. */
+static int tell_first(struct nf_vault *v, const uint64_t *inos, size_t nr, bool all)
 {
 	int some = 0;
 
@@ -265,8 +269,7 @@ static int tell_first(struct nf_vault *v, const uint64_t *inos, size_t nr)
 		struct nf_io io = { .done = told, .ctx = v };
 		nf_lock_take(&v->ns);
 		struct nf_vnode *vn = nf_vnode_find(v, inos[i]);
-		bool holds = vn && !vn->dying && !vn->orphan &&
-			     (nf_is_dirty(&vn->ic) || !nf_avl_empty(&vn->acc));
+		bool holds = in_memory(vn) && (all || nf_is_dirty(&vn->ic) || !nf_avl_empty(&vn->acc));
 		if (holds) {
 			if (!nf_list_empty(&vn->lru)) {
 				nf_list_del(&vn->lru);
@@ -292,15 +295,26 @@ static int tell_first(struct nf_vault *v, const uint64_t *inos, size_t nr)
 	return some;
 }
 
-static bool any_holds(struct nf_vault *v, const uint64_t *inos, size_t nr)
+/* Writers of these files wait from now on.  True if none is at work and nothing of ours is there: so it stays. */
+static bool hold_writers(struct nf_vault *v, const uint64_t *inos, size_t nr)
+{
+	bool quiet = true;
+
+	for (size_t i = 0; i < nr; i++) {
+		struct nf_vnode *vn = nf_vnode_find(v, inos[i]);
+		if (in_memory(vn) && (!nf_writers_hold(&vn->ic) || !nf_avl_empty(&vn->acc)))
+			quiet = false;
+	}
+	return quiet;
+}
+
+static void release_writers(struct nf_vault *v, const uint64_t *inos, size_t nr)
 {
 	for (size_t i = 0; i < nr; i++) {
 		struct nf_vnode *vn = nf_vnode_find(v, inos[i]);
-		if (vn && !vn->dying && !vn->orphan &&
-		    (nf_is_dirty(&vn->ic) || !nf_avl_empty(&vn->acc)))
-			return true;
+		if (vn && !vn->dying) /* one that the new version has no longer is an orphan by now */
+			nf_writers_release(&vn->ic);
 	}
-	return false;
 }
 
 /* Under the lock, the new base being v->base: what each file in memory must know. NF_TREE_WANT possible: nothing
@@ -528,8 +542,8 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 		if (r == 0)
 			r = changed_content(v, &ch, leaf, &inos, &nr);
 	}
-	for (int round = 0; r == 0 && nr && v->current && round < ROUNDS_MAX; round++) {
-		r = tell_first(v, inos, nr);
+	for (int round = 0; r == 0 && nr && v->current && round < ROUNDS_UNHELD; round++) {
+		r = tell_first(v, inos, nr, false);
 		if (r == 0)
 			break;
 		r = r < 0 ? r : 0;
@@ -562,21 +576,27 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 			r = refresh_files(v, leaf, &w);
 		if (r == 0 && !same_view)
 			r = find_removed(v, &now, &w);
-		bool again = r == 0 && nr && round < ROUNDS_MAX && any_holds(v, inos, nr);
-		if (r == 0 && !again && nf_old_versions_any(v, inos, nr) &&
-		    nf_cond_wait_until(&v->changed, &v->ns, told_until))
-			continue;
+		/* Neither the kernel, whose pages may be behind a writer that is held, nor the store is waited for with
+		 * writers held: only for our own journal. */
+		if (r == 0 && nf_old_versions_any(v, inos, nr)) {
+			release_writers(v, inos, nr);
+			if (nf_cond_wait_until(&v->changed, &v->ns, told_until))
+				continue;
+		}
+		bool again = r == 0 && !hold_writers(v, inos, nr) && round < ROUNDS_MAX;
 		if (r == 0 && !again) {
 			r = same_view ? 0 : keep_removed(v);
 			if (r == 0)
 				r = nf_old_versions_keep(v, inos, nr);
 			break;
 		}
+		if (r == NF_TREE_WANT)
+			release_writers(v, inos, nr);
 		nf_lock_drop(&v->ns);
 		if (r == NF_TREE_WANT)
 			r = v->src.load(v->src.ctx, &w);
 		else if (again && ++round)
-			r = tell_first(v, inos, nr);
+			r = tell_first(v, inos, nr, true);
 		nf_lock_take(&v->ns);
 		if (r < 0)
 			break;
@@ -613,9 +633,14 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 	}
 	v->journaling = false;
 	nf_cond_broadcast(&v->changed);
+	if (r < 0)
+		release_writers(v, inos, nr);
 	nf_lock_drop(&v->ns);
 	if (r == 0 && !same_view) {
 		tell_library(v, inos, nr);
+		nf_lock_take(&v->ns);
+		release_writers(v, inos, nr);
+		nf_lock_drop(&v->ns);
 		tell_kernel(v, &ch, &old.root, &leaf->root);
 		tell_pages(v, inos, nr);
 		/* Names that moved out of the way, removals undone: no difference of trees tells of them. */

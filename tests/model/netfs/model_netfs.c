@@ -605,14 +605,6 @@ static void *tail_run(void *arg)
 	return NULL;
 }
 
-/* An invalidation lets what is stored be applied to memory that a reader was given before: it may see old and new bytes
- * (docs/internals/netfs.md).  Here both are the same, so nothing is seen, but by the thread sanitizer. */
-#ifdef __SANITIZE_THREAD__
-enum { INVALIDATES = false };
-#else
-enum { INVALIDATES = true };
-#endif
-
 /* What disturbs the others. */
 static void *party_disturb(void *arg)
 {
@@ -628,8 +620,7 @@ static void *party_disturb(void *arg)
 			(void)nf_group_close(&y->t->ic);
 			break;
 		case 2:
-			if (INVALIDATES)
-				toy_invalidate(y->t, pos, pos + 20000);
+			toy_invalidate(y->t, pos, pos + 20000);
 			break;
 		case 3:
 			(void)nf_memory_reclaim(y->t->lib->mem, chance(y, 1 << 20));
