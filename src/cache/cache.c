@@ -84,6 +84,7 @@ int nf_cache_open(const struct nf_cache_options *o, struct nf_cache **out)
 	nf_avl_init(&c->packs, NULL);
 	nf_list_init(&c->lru);
 	nf_list_init(&c->open);
+	nf_list_init(&c->unsynced);
 	c->files = o->files;
 	c->aio = o->aio;
 	c->limit_bytes = o->size_limit_bytes;
@@ -130,7 +131,7 @@ static void pin_locked(struct nf_cache *c, struct nf_pack *p) NF_REQUIRES(c->loc
 	nf_cache_touch_locked(c, p);
 }
 
-static void unpin_locked(struct nf_cache *c, struct nf_pack *p) NF_REQUIRES(c->lock)
+void nf_cache_unpin_locked(struct nf_cache *c, struct nf_pack *p)
 {
 	NF_ASSERT(p->pins > 0);
 	p->pins--;
@@ -171,8 +172,7 @@ static int open_file(struct nf_pack *p, struct nf_file **out)
 			nf_fail(r);
 }
 
-/* Gives P, which is pinned, its file. */
-static int need_file(struct nf_cache *c, struct nf_pack *p, struct nf_file **out)
+int nf_cache_need_file(struct nf_cache *c, struct nf_pack *p, struct nf_file **out)
 {
 	struct nf_file *mine = NULL;
 
@@ -202,7 +202,7 @@ static void submit(struct nf_cache *c, struct nf_cache_io *io, struct nf_pack *p
 		   void (*done)(struct nf_aio_job *job))
 {
 	struct nf_file *file = NULL;
-	int r = need_file(c, p, &file);
+	int r = nf_cache_need_file(c, p, &file);
 
 	io->priv = p;
 	io->job = (struct nf_aio_job){ .kind = read ? NF_AIO_READ : NF_AIO_WRITE,
@@ -234,7 +234,7 @@ static void read_done(struct nf_aio_job *job)
 	p->changed |= job->error != 0;
 	io->error = job->error;
 	nf_count(job->error ? NF_C_CACHE_MISS_BYTES : NF_C_CACHE_HIT_BYTES, io->len_bytes);
-	unpin_locked(c, p);
+	nf_cache_unpin_locked(c, p);
 	nf_lock_drop(&c->lock);
 	io->done(io);
 }
@@ -273,10 +273,12 @@ static void insert_done(struct nf_aio_job *job)
 	if (job->error == 0) {
 		p->length_bytes = NF_MAX(p->length_bytes, end);
 		p->ended |= io->at_end;
+		if (io->lasting && nf_list_empty(&p->unsynced))
+			nf_list_add_tail(&c->unsynced, &p->unsynced);
 		c->unsaved_bytes += io->len_bytes;
 	}
 	/* On failure its units stay charged: some may have got blocks. */
-	unpin_locked(c, p);
+	nf_cache_unpin_locked(c, p);
 	nf_lock_drop(&c->lock);
 	if (job->error == 0)
 		nf_count(NF_C_CACHE_STORE_BYTES, io->len_bytes);
@@ -318,7 +320,7 @@ static void save_now_and_then(struct nf_cache *c)
 		c->unsaved_bytes = 0;
 	nf_lock_drop(&c->lock);
 	if (due)
-		nf_cache_save(c, false);
+		nf_cache_save_some(c);
 }
 
 /* Cuts the range to what may be stored; false if that is nothing. */
@@ -346,7 +348,7 @@ void nf_cache_insert(struct nf_cache *c, struct nf_cache_io *io)
 	}
 	if (p) {
 		nf_lock_take(&c->lock);
-		unpin_locked(c, p);
+		nf_cache_unpin_locked(c, p);
 		nf_lock_drop(&c->lock);
 	}
 	io->error = 0;

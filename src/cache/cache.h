@@ -10,7 +10,7 @@
  * write has completed, maps are saved at close and now and then, and a map that
  * does not match its file (size, length, checksum) is dropped.  After a crash the
  * pages of a file may be lost although the map was saved: such a unit fails to
- * authenticate and is fetched again.
+ * authenticate and is fetched again.  What was inserted as lasting is not lost (nf_cache_sync()).
  *
  * Pack names are 32 hex digits; the directory is DIR/packs/<xx>/<name>{,.map}.  A
  * pack's total length is not known here; units at its end are stored as far as
@@ -59,6 +59,7 @@ struct nf_cache_io {
 	size_t len_bytes;
 	void *buf; /* read: filled; insert: borrowed until done */
 	bool at_end; /* insert: the pack ends at offset + len */
+	bool lasting; /* insert: nf_cache_sync() makes it durable */
 	void (*done)(struct nf_cache_io *io);
 	void *ctx;
 	/* Set before done: 0; read: 1 (NF_CACHE_MISS) if not all of it is there. */
@@ -83,6 +84,13 @@ int nf_cache_adopt(struct nf_cache *c, const struct nf_pack_id *pack, const char
 /* Writes the maps of packs whose presence changed (ALL: or that were used), so that a process that comes after
  * this one was killed finds what they hold.  Errors cost presence only. Blocks on the disk, without syncing. */
 void nf_cache_save(struct nf_cache *c, bool all);
+/* What was inserted as lasting (nodes of the tree) is durable, and will be found, when it returns.  Quick if that is
+ * nothing new; blocks on the disk. */
+void nf_cache_sync(struct nf_cache *c);
+/* Bytes are about to be known to somebody that will be inserted as lasting: nf_cache_sync() waits for that, until
+ * nf_cache_announced() is called with the result. */
+unsigned nf_cache_announce(struct nf_cache *c);
+void nf_cache_announced(struct nf_cache *c, unsigned round);
 /* Drops everything that is not in use. */
 int nf_cache_drop(struct nf_cache *c);
 

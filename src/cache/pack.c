@@ -23,6 +23,7 @@ struct nf_pack *nf_pack_new(struct nf_cache *c, const struct nf_pack_id *id)
 		return NULL;
 	nf_list_init(&p->lru);
 	nf_list_init(&p->open_link);
+	nf_list_init(&p->unsynced);
 	p->cache = c;
 	p->id = *id;
 	return p;

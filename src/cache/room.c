@@ -50,6 +50,7 @@ void nf_cache_make_busy_locked(struct nf_cache *c, struct nf_pack *p)
 	p->busy = true;
 	c->nr_busy++;
 	nf_list_del(&p->lru);
+	nf_list_del(&p->unsynced);
 	if (p->file) {
 		nf_list_del(&p->open_link);
 		c->nr_open--;

@@ -2,6 +2,7 @@
  *
  *   <xx>/<name>      with a map that fits: a pack; anything else is removed
  *   <xx>/<name>.map  without a pack's file: removed
+ *   <xx>/<name>.map.new  removed: one that was not finished
  *   clean            the maps were all saved by a close; without it what they do not
  *                    name is punched out of the files
  *
@@ -112,6 +113,10 @@ static int scan_names(struct nf_cache *c, const char *dir, unsigned xx,
 				nf_textf(&path, ".map");
 				(void)c->files->unlink(c->files, nf_text_str(&path));
 			}
+		} else if (strcmp(name + NF_CACHE_NAME, ".map.new") == 0) {
+			nf_textf(&path, "%s/%s", dir, name);
+			if (!path.failed)
+				(void)c->files->unlink(c->files, nf_text_str(&path));
 		}
 	}
 	return r;

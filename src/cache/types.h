@@ -11,6 +11,7 @@
 #define NF_CACHE_TYPES_H
 
 #include "base/avl.h"
+#include "base/buf.h"
 #include "base/lock.h"
 #include "cache/cache.h"
 
@@ -42,6 +43,9 @@ struct nf_pack {
 	uint64_t used_at;	  /* l  c->clock when used last */
 	unsigned pins;		  /* l  I/O under way */
 	bool busy;		  /* l  being evicted or adopted: absent for everybody else */
+	struct nf_list unsynced;  /* l  on c->unsynced: nodes in it are not durable */
+	bool lasting;		  /* l  holds nodes that are: its map must never be torn */
+	uint64_t map_bytes;	  /* of the map file; theirs who have c->saving */
 	bool changed;		  /* l  presence on disk is not this one */
 	bool touched;		  /* l  used since the map was written */
 };
@@ -65,6 +69,11 @@ struct nf_cache {
 	uint64_t unsaved_bytes;		/* l  stored since the maps were saved */
 	unsigned nr_pins;		/* l */
 	unsigned nr_busy;		/* l */
+	struct nf_list unsynced;	/* l */
+	bool saving;			/* l  maps are written: one thread at a time */
+	unsigned round;			/* l  0 or 1: what is announced now belongs to it */
+	unsigned announced[2];		/* l */
+	bool synced_dirs[256];		/* of who has `saving` */
 };
 
 /* pack.c.  Paths are built by the caller with these. */
@@ -93,6 +102,16 @@ void nf_cache_touch_locked(struct nf_cache *c, struct nf_pack *p) NF_REQUIRES(c-
 /* Fills P from its map file and checks it against a pack file of FILE_BYTES.
  * -NF_E_STATE_BAD if it does not belong to it. */
 int nf_map_load(struct nf_pack *p, uint64_t file_bytes);
+void nf_map_encode_locked(const struct nf_pack *p, struct nf_buf *b);
+/* As nf_cache_save(), but not if somebody is at it: never waits for one who waits for us. */
+void nf_cache_save_some(struct nf_cache *c);
+/* SYNC: durable when it returns, but for the name. */
+int nf_map_write(struct nf_pack *p, const struct nf_buf *b, bool sync);
+
+/* cache.c */
+/* Gives P, which is pinned, its file. */
+int nf_cache_need_file(struct nf_cache *c, struct nf_pack *p, struct nf_file **out);
+void nf_cache_unpin_locked(struct nf_cache *c, struct nf_pack *p) NF_REQUIRES(c->lock);
 
 /* scan.c: what open finds. */
 int nf_cache_scan(struct nf_cache *c);

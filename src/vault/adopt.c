@@ -491,8 +491,10 @@ static int remember(struct nf_vault *v, const struct nf_head *leaf)
 	s.next_counter = v->next_counter;
 	nf_lock_drop(&v->ns);
 	/* A mount without the store, after a crash, starts from this base: its nodes must be found in the cache. */
-	if (v->cache)
+	if (v->cache) {
+		nf_cache_sync(v->cache);
 		nf_cache_save(v->cache, false);
+	}
 	return nf_state_save(v, &s);
 }
 

@@ -320,6 +320,9 @@ int nf_vault_journal(struct nf_vault *v, bool sync)
 	v->journaling = false;
 	nf_cond_broadcast(&v->changed);
 	nf_lock_drop(&v->ns);
+	/* Without the server they are replayed on nodes that the cache must still have then. */
+	if (r == 0 && sync && v->cache)
+		nf_cache_sync(v->cache);
 	if (r == 0 && sync)
 		r = nf_journal_sync(v->journal);
 	return r;

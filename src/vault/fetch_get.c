@@ -336,6 +336,8 @@ void nf_fetch_pump(struct nf_fetch *f)
 /* The last step of a get that was sent. */
 static void release_get(struct nf_fetch *f, struct nf_get *g)
 {
+	if (g->lasting)
+		nf_cache_announced(f->o.cache, g->round);
 	nf_lock_take(&f->lock);
 	f->bytes -= (size_t)(g->end - g->start);
 	if (g->state == NF_GET_FILLED && g->meta && !f->o.cache && nf_avl_linked(&g->node)) {
@@ -371,7 +373,7 @@ static void store_in_cache(struct nf_fetch *f, struct nf_get *g)
 		return;
 	}
 	g->insert = (struct nf_cache_io){ .pack = g->pack, .offset_bytes = g->start, .len_bytes = len,
-					  .buf = g->buf, .at_end = at_end, .done = insert_done, .ctx = g };
+					  .buf = g->buf, .at_end = at_end, .lasting = g->lasting, .done = insert_done, .ctx = g };
 	nf_cache_insert(f->o.cache, &g->insert);
 }
 
@@ -405,7 +407,11 @@ static void get_done(struct nf_store_op *op)
 		nf_get_unlink_locked(f, g);
 	nf_list_for_each_safe(w, &g->waiters, struct nf_get_waiter, link)
 		take_waiter_locked(w, &pieces);
+	g->lasting = g->meta && f->o.cache && r == 0;
 	nf_lock_drop(&f->lock);
+	/* Before anybody can do something that depends on it. */
+	if (g->lasting)
+		g->round = nf_cache_announce(f->o.cache);
 	nf_fetch_deliver(f, &pieces, r);
 	if (r < 0)
 		release_get(f, g);

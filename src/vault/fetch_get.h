@@ -53,6 +53,8 @@ struct nf_get {
 	pthread_t canceller;            /* l */
 	struct nf_store_op op;          /* o */
 	struct nf_cache_io insert;      /* o */
+	bool lasting;                   /* o  announced to the cache: nodes, which it is to keep through a power cut */
+	unsigned round;                 /* o  of that */
 };
 
 /* A piece of a request, of one get. */

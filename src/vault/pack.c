@@ -181,16 +181,16 @@ static int put_until_confirmed(struct nf_pack_put *p, struct nf_pack_id *id)
 
 static void set_completion(struct nf_cache_io *io) { nf_completion_set(io->ctx); }
 
-static void insert_chunk(struct nf_cache *cache, const struct nf_pack_id *id, uint64_t offset, void *buf, size_t len,
+static void insert_chunk(const struct nf_pack_put *p, uint64_t offset, void *buf, size_t len,
 			 bool at_end)
 {
 	struct nf_completion c;
-	struct nf_cache_io io = { .pack = *id, .offset_bytes = offset, .len_bytes = len, .buf = buf,
-				  .at_end = at_end, .done = set_completion, .ctx = &c };
+	struct nf_cache_io io = { .pack = p->id, .offset_bytes = offset, .len_bytes = len, .buf = buf,
+				  .at_end = at_end, .lasting = p->lasting, .done = set_completion, .ctx = &c };
 
 	if (nf_completion_init(&c) < 0)
 		return;
-	nf_cache_insert(cache, &io);
+	nf_cache_insert(p->cache, &io);
 	nf_completion_wait(&c);
 	nf_completion_deinit(&c);
 }
@@ -209,7 +209,7 @@ static void insert_iov(const struct nf_pack_put *p)
 		size_t left = p->iov[i].iov_len;
 		while (left) {
 			if (used == INSERT_BYTES) {
-				insert_chunk(p->cache, &p->id, offset, chunk, used, false);
+				insert_chunk(p, offset, chunk, used, false);
 				offset += used;
 				used = 0;
 			}
@@ -221,7 +221,7 @@ static void insert_iov(const struct nf_pack_put *p)
 		}
 	}
 	if (used)
-		insert_chunk(p->cache, &p->id, offset, chunk, used, true);
+		insert_chunk(p, offset, chunk, used, true);
 }
 
 int nf_pack_put(struct nf_pack_put *p)

@@ -22,6 +22,7 @@ struct nf_pack_put {
 	/* Set by the caller. */
 	struct nf_store *store;
 	struct nf_cache *cache; /* the bytes are put there too once confirmed; NULL: not */
+	bool lasting;           /* and nf_cache_sync() makes them durable there */
 	const struct iovec *iov;
 	int nr_iov;
 	uint64_t deadline_ns; /* give up after this time; 0: never while the store is reachable */

@@ -679,8 +679,8 @@ static int send_meta(struct nf_meta_pack *m, struct nf_pack_put *put)
 	struct nf_vault *v = p->v;
 	struct iovec iov = { m->bytes.p, m->bytes.len };
 
-	*put = (struct nf_pack_put){ .store = v->store, .cache = v->cache, .iov = &iov, .nr_iov = 1,
-				     .stop = &v->stop, .given_id = m->full != NULL, .id = m->id };
+	*put = (struct nf_pack_put){ .store = v->store, .cache = v->cache, .lasting = true, .iov = &iov,
+				     .nr_iov = 1, .stop = &v->stop, .given_id = m->full != NULL, .id = m->id };
 	int r = nf_pack_put(put);
 	return r < 0 ? r : nf_named_add(v, &put->id);
 }
@@ -724,6 +724,7 @@ static int freeze(struct publishing *p)
 	if (p->e->sent)
 		return 0;
 	/* After a crash the delta is read again, perhaps without the store: the cache must know that it has it. */
+	nf_cache_sync(v->cache);
 	nf_cache_save(v->cache, false);
 	int r = nf_vault_journal(v, false);
 	if (r == 0)

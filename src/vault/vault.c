@@ -123,6 +123,8 @@ static int remember(struct nf_vault *v)
 		return 0;
 	memcpy(s.device_id, v->device_id, sizeof s.device_id);
 	memcpy(s.writer_id, v->writer_id, sizeof s.writer_id);
+	if (v->cache)
+		nf_cache_sync(v->cache);
 	return nf_state_save(v, &s);
 }
 

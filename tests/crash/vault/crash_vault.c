@@ -427,7 +427,7 @@ static void open_away(struct pw *w, struct nf_crash *disk, bool known)
 
 	nf_link_hold(link, true);
 	int r = nf_vault_open(&o, &m.v);
-	WANT(r == 0 || !known || pw_is_away(r), "without the store: %s", nf_error_name(r));
+	WANT(r == 0 || !known, "without the store: %s", nf_error_name(r));
 	if (r < 0)
 		return;
 	m.fs = nf_vault_fs(m.v);
