@@ -139,6 +139,8 @@ static void take_regions_locked(struct nf_wreq *wq, unsigned i)
 		next = nf_regions_next(rg); /* splitting made another */
 		nf_list_del(&rg->link);
 		nf_regions_remove(&p->dirty, rg);
+		if (!nf_region_is_zero(rg))
+			nf_group_gathered(wq->group, rg->start, rg->end);
 		nf_region_move(rg, NF_REGION_FLUSHING, "flushing");
 		nf_regions_insert(&p->flushing, rg);
 		nf_list_add_tail(&wq->regions, &rg->link);

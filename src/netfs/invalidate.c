@@ -43,7 +43,7 @@ static void make_stale_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t e
 /* Where local changes that have not drained reach to; part of them may be stored already. */
 static uint64_t local_data_end_locked(struct nf_ictx_priv *p)
 {
-	uint64_t end = 0;
+	uint64_t end = nf_regions_data_end(&p->dirty);
 
 	nf_list_for_each(g, &p->groups, struct nf_group, link) {
 		uint64_t g_end = nf_rangeset_end(&g->ranges);

@@ -47,9 +47,13 @@ void nf_group_grew(struct nf_group *g, uint64_t size_bytes)
 void nf_group_wrote(struct nf_group *g, uint64_t start, uint64_t end)
 {
 	changed(g);
-	nf_rangeset_add(&g->ranges, start, end);
 	nf_rangeset_remove(&g->holes, start, end);
 	g->grown_bytes = NF_MAX(g->grown_bytes, end); /* also when it is zeroed later */
+}
+
+void nf_group_gathered(struct nf_group *g, uint64_t start, uint64_t end)
+{
+	nf_rangeset_add(&g->ranges, start, end);
 }
 
 void nf_group_zeroed(struct nf_group *g, uint64_t start, uint64_t end)

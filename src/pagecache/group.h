@@ -26,7 +26,7 @@ struct nf_group {
 	bool changed;               /* anything at all happened in it */
 	bool appended;
 	bool page_granular;
-	struct nf_rangeset ranges;  /* written */
+	struct nf_rangeset ranges;  /* written and gathered; what is still dirty comes here with its request */
 	struct nf_rangeset holes;   /* made zeros and not written since */
 };
 
@@ -37,6 +37,8 @@ void nf_group_free(struct nf_group *g);
 /* The size grew without data. */
 void nf_group_grew(struct nf_group *g, uint64_t size_bytes);
 void nf_group_wrote(struct nf_group *g, uint64_t start, uint64_t end);
+/* A request has taken what was written there. */
+void nf_group_gathered(struct nf_group *g, uint64_t start, uint64_t end);
 void nf_group_zeroed(struct nf_group *g, uint64_t start, uint64_t end);
 void nf_group_truncated(struct nf_group *g, uint64_t size_bytes);
 

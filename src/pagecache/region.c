@@ -191,6 +191,15 @@ struct nf_region *nf_regions_next(const struct nf_region *rg)
 	return region_of(nf_avl_next(&rg->node));
 }
 
+uint64_t nf_regions_data_end(const struct nf_regions *rs)
+{
+	const struct nf_region *rg = region_of(nf_avl_last(&rs->tree));
+
+	while (rg && nf_region_is_zero(rg))
+		rg = region_of(nf_avl_prev(&rg->node));
+	return rg ? rg->end : 0;
+}
+
 static uint64_t weight(const struct nf_region *rg)
 {
 	return nf_region_is_zero(rg) ? 0 : rg->end - rg->start;

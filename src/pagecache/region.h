@@ -138,6 +138,8 @@ void nf_regions_init(struct nf_regions *rs);
 /* The first region that ends after POS, or NULL. */
 struct nf_region *nf_regions_at(const struct nf_regions *rs, uint64_t pos);
 struct nf_region *nf_regions_next(const struct nf_region *rg);
+/* One past the last byte of the last region that is not ZERO; 0: there is none. */
+uint64_t nf_regions_data_end(const struct nf_regions *rs);
 void nf_regions_insert(struct nf_regions *rs, struct nf_region *rg);
 void nf_regions_remove(struct nf_regions *rs, struct nf_region *rg);
 /* RG of RS keeps [start, at); returns a new region for the rest, in RS and, if RG was

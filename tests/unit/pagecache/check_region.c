@@ -249,8 +249,11 @@ START_TEST(a_group_tells_what_was_written_and_what_was_zeroed_since)
 	struct nf_group_info info;
 
 	nf_group_wrote(group, 0, 1000);
+	ck_assert_uint_eq(group->ranges.nr, 0); /* not before a request has it */
+	nf_group_gathered(group, 0, 1000);
 	nf_group_zeroed(group, 200, 300);
 	nf_group_wrote(group, 250, 260);
+	nf_group_gathered(group, 250, 260);
 	nf_group_truncated(group, 800);
 	group->size_bytes = 800;
 	ck_assert_int_eq(nf_group_info_init(&info, group), 0);
