@@ -67,9 +67,8 @@ static int open_dir(struct nf_cache *c)
 	if (r == 0)
 		r = nf_cache_scan(c);
 	/* The limit may be lower than last time. */
-	int err = 0; /* what could not be removed goes on counting */
-	while (r == 0 && c->used_bytes > c->limit_bytes && nf_cache_evict_one(c, &err))
-		;
+	if (r == 0)
+		(void)nf_cache_tidy(c); /* what could not be removed goes on counting */
 	return r;
 }
 
@@ -89,6 +88,7 @@ int nf_cache_open(const struct nf_cache_options *o, struct nf_cache **out)
 	c->aio = o->aio;
 	c->limit_bytes = o->size_limit_bytes;
 	c->min_free_bytes = o->min_free_bytes;
+	c->hold = o->hold;
 	c->dir = strdup(o->dir);
 	int r = c->dir ? open_dir(c) : -ENOMEM;
 	if (r < 0) {
@@ -303,7 +303,7 @@ static struct nf_pack *insert_into(struct nf_cache *c, struct nf_cache_io *io)
 	struct nf_pack *p = nf_cache_find_locked(c, &io->pack);
 	if (!p && (p = nf_pack_new(c, &io->pack)))
 		nf_cache_add_locked(c, p);
-	if (p && (p->busy || !agrees_on_end(p, io) ||
+	if (p && (p->busy || p->punching || !agrees_on_end(p, io) ||
 		  nf_pack_grow(p, unit_end(io->offset_bytes + io->len_bytes)) < 0))
 		p = NULL;
 	if (p)

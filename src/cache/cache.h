@@ -19,6 +19,10 @@
  * The size limit holds at all times: an insert first evicts least recently used
  * packs, and is dropped (0, nothing stored) if there is not enough that may go.
  *
+ * Units may be *kept*: they are not evicted and not dropped.  What is kept is said anew as a
+ * whole, in rounds (nf_cache_keep_begin); it is not written to the disk.  A cache
+ * opened with `hold` evicts nothing until the first round has ended.
+ *
  * Thread safe.  Reads and inserts go through the aio engine and complete later. */
 #ifndef NF_CACHE_CACHE_H
 #define NF_CACHE_CACHE_H
@@ -38,6 +42,7 @@ struct nf_cache_options {
 	const char *dir;
 	uint64_t size_limit_bytes;
 	uint64_t min_free_bytes; /* of the file system */
+	bool hold;		 /* something is kept, and what it is will be said later */
 	const struct nf_file_ops *files;
 	struct nf_aio *aio; /* borrowed for the cache's life */
 };
@@ -91,13 +96,47 @@ void nf_cache_sync(struct nf_cache *c);
  * nf_cache_announced() is called with the result. */
 unsigned nf_cache_announce(struct nf_cache *c);
 void nf_cache_announced(struct nf_cache *c, unsigned round);
-/* Drops everything that is not in use. */
+/* Drops everything that is neither in use nor kept. */
 int nf_cache_drop(struct nf_cache *c);
+/* Marks a range absent unless it is kept; its room comes back with nf_cache_trim(). */
+void nf_cache_discard(struct nf_cache *c, const struct nf_pack_id *pack, uint64_t offset_bytes, size_t len_bytes);
+/* Gives back the blocks of units that are not present.  *FREED_BYTES (may be NULL) is what came back. */
+int nf_cache_trim(struct nf_cache *c, uint64_t *freed_bytes);
+/* Evicts until the limits hold.  They may be passed when others fill the disk. */
+int nf_cache_tidy(struct nf_cache *c);
+/* The first pack with an id above AFTER (NULL: of all) that has units; -ENOENT. */
+int nf_cache_next(struct nf_cache *c, const struct nf_pack_id *after, struct nf_pack_id *out);
+/* The first run of units present in PACK from OFFSET on: false if there is none. */
+bool nf_cache_run(struct nf_cache *c, const struct nf_pack_id *pack, uint64_t offset_bytes, uint64_t *start_bytes,
+		  uint64_t *end_bytes);
+
+/* --- what is kept ----------------------------------------------------------------
+ *
+ *	begin -> keep, keep, keep ... -> end(true): that and nothing else is kept from now on
+ *	                              -> end(false): as if it had not begun
+ *
+ * During a round both what was kept and what is said to be are.  One round at a time. */
+void nf_cache_keep_begin(struct nf_cache *c);
+/* Whether it is there or not.  -ENOMEM. */
+int nf_cache_keep(struct nf_cache *c, const struct nf_pack_id *pack, uint64_t offset_bytes, size_t len_bytes);
+struct nf_cache_kept {
+	uint64_t bytes;		/* units, there or not, with the maps of their packs */
+	uint64_t present_bytes; /* of them */
+};
+/* Of the round that is on, or of what is kept. */
+void nf_cache_kept(struct nf_cache *c, struct nf_cache_kept *out);
+void nf_cache_keep_end(struct nf_cache *c, bool take);
+/* How much of what K misses has room, if all that is not kept goes. */
+uint64_t nf_cache_keep_room(struct nf_cache *c, const struct nf_cache_kept *k);
 
 struct nf_cache_stats {
 	uint64_t size_limit_bytes;
+	uint64_t min_free_bytes;
 	uint64_t used_bytes;
 	uint64_t nr_packs;
+	uint64_t kept_bytes; /* of used_bytes: present and kept */
+	uint64_t disk_free_bytes, disk_bytes; /* 0: the disk does not say */
+	bool held;	     /* nothing is evicted until the first round has ended */
 };
 void nf_cache_stats(struct nf_cache *c, struct nf_cache_stats *out);
 void nf_cache_to_text(struct nf_cache *c, struct nf_text *t);

@@ -6,20 +6,42 @@
 
 #include <inttypes.h>
 
+/* Marks what of [offset, offset + len) is present, and not KEPT, absent.  The blocks stay charged. */
+static bool absent_locked(struct nf_pack *p, uint64_t offset_bytes, size_t len_bytes, bool but_kept)
+{
+	bool any = false;
+
+	if (p->busy || offset_bytes >= p->length_bytes || len_bytes == 0)
+		return false;
+	uint64_t end = offset_bytes + NF_MIN((uint64_t)len_bytes, p->length_bytes - offset_bytes);
+	size_t to = (size_t)nf_round_up(end, NF_CACHE_UNIT) / NF_CACHE_UNIT;
+	for (size_t i = (size_t)(offset_bytes / NF_CACHE_UNIT); i < to; i++) {
+		if (!nf_pack_bit(p->present, i) || (but_kept && nf_pack_kept_word(p, i / 64) >> i % 64 & 1))
+			continue;
+		nf_pack_set(p->present, i, i + 1, false);
+		any = true;
+	}
+	p->changed |= any;
+	return any;
+}
+
 void nf_cache_forget(struct nf_cache *c, const struct nf_pack_id *pack, uint64_t offset_bytes,
 		     size_t len_bytes)
 {
 	nf_lock_take(&c->lock);
 	struct nf_pack *p = nf_cache_find_locked(c, pack);
-	if (p && !p->busy && offset_bytes < p->length_bytes && len_bytes > 0) {
-		uint64_t end = offset_bytes + NF_MIN((uint64_t)len_bytes,
-						     p->length_bytes - offset_bytes);
-		/* The blocks stay charged: what is fetched again goes there. */
-		nf_pack_set(p->present, (size_t)(offset_bytes / NF_CACHE_UNIT),
-			    (size_t)nf_round_up(end, NF_CACHE_UNIT) / NF_CACHE_UNIT, false);
-		p->changed = true;
+	/* The blocks stay charged: what is fetched again goes there. */
+	if (p && absent_locked(p, offset_bytes, len_bytes, false))
 		nf_count(NF_C_CACHE_BAD, 1);
-	}
+	nf_lock_drop(&c->lock);
+}
+
+void nf_cache_discard(struct nf_cache *c, const struct nf_pack_id *pack, uint64_t offset_bytes, size_t len_bytes)
+{
+	nf_lock_take(&c->lock);
+	struct nf_pack *p = nf_cache_find_locked(c, pack);
+	if (p)
+		(void)absent_locked(p, offset_bytes, len_bytes, true);
 	nf_lock_drop(&c->lock);
 }
 
@@ -38,6 +60,10 @@ static int replace_pack(struct nf_cache *c, const struct nf_pack_id *pack, uint6
 	nf_lock_take(&c->lock);
 	struct nf_pack *old = nf_cache_find_locked(c, pack);
 	while (old && !old->busy && old->pins == 0) {
+		if (nf_pack_grow(p, old->nr_units) == 0 && nf_pack_grow(old, p->nr_units) == 0) {
+			p->kept = nf_steal(&old->kept);
+			p->marked = nf_steal(&old->marked);
+		}
 		nf_cache_make_busy_locked(c, old);
 		nf_lock_drop(&c->lock);
 		(void)nf_cache_remove(c, old); /* the rename replaces what could not go */
@@ -116,11 +142,21 @@ int nf_cache_drop(struct nf_cache *c)
 
 void nf_cache_stats(struct nf_cache *c, struct nf_cache_stats *out)
 {
+	struct nf_cache_stats s = { .size_limit_bytes = c->limit_bytes, .min_free_bytes = c->min_free_bytes };
+
+	if (c->files->room(c->files, c->dir, &s.disk_free_bytes, &s.disk_bytes) < 0)
+		s.disk_free_bytes = s.disk_bytes = 0;
 	nf_lock_take(&c->lock);
-	*out = (struct nf_cache_stats){ .size_limit_bytes = c->limit_bytes,
-					.used_bytes = c->used_bytes,
-					.nr_packs = c->nr_packs };
+	s.used_bytes = c->used_bytes;
+	s.nr_packs = c->nr_packs;
+	s.held = c->hold;
+	for (struct nf_avl_node *n = nf_avl_first(&c->packs); n; n = nf_avl_next(n)) {
+		const struct nf_pack *p = nf_container_of(n, const struct nf_pack, node);
+		for (size_t i = 0; p->kept && i < p->nr_units / 64; i++)
+			s.kept_bytes += (uint64_t)__builtin_popcountll(p->kept[i] & p->present[i]) * NF_CACHE_UNIT;
+	}
 	nf_lock_drop(&c->lock);
+	*out = s;
 }
 
 void nf_cache_to_text(struct nf_cache *c, struct nf_text *t)

@@ -37,6 +37,8 @@ void nf_pack_free(struct nf_pack *p)
 	p->cache->files->close(p->file);
 	free(p->present);
 	free(p->charged);
+	free(p->kept);
+	free(p->marked);
 	free(p);
 }
 
@@ -60,9 +62,26 @@ int nf_pack_grow(struct nf_pack *p, size_t nr_units)
 	int r = grow_bits(&p->present, p->nr_units, nr);
 	if (r == 0)
 		r = grow_bits(&p->charged, p->nr_units, nr);
+	if (r == 0 && p->kept)
+		r = grow_bits(&p->kept, p->nr_units, nr);
+	if (r == 0 && p->marked)
+		r = grow_bits(&p->marked, p->nr_units, nr);
 	if (r == 0)
 		p->nr_units = nr;
 	return r;
+}
+
+int nf_pack_need_bits(struct nf_pack *p, uint64_t **map)
+{
+	if (*map || p->nr_units == 0)
+		return 0;
+	*map = calloc(p->nr_units / 64, sizeof **map);
+	return *map ? 0 : nf_fail(-ENOMEM);
+}
+
+uint64_t nf_pack_kept_word(const struct nf_pack *p, size_t i)
+{
+	return (p->kept ? p->kept[i] : 0) | (p->marked ? p->marked[i] : 0);
 }
 
 bool nf_pack_bit(const uint64_t *bits, size_t unit) { return bits[unit / 64] >> unit % 64 & 1; }

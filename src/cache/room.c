@@ -57,26 +57,105 @@ void nf_cache_make_busy_locked(struct nf_cache *c, struct nf_pack *p)
 	}
 }
 
+/* What of P is kept, and whether anything else of it takes room. */
+static void look_at_locked(const struct nf_pack *p, bool *kept, bool *spare)
+{
+	*kept = *spare = false;
+	for (size_t i = 0; i < p->nr_units / 64; i++) {
+		uint64_t word = nf_pack_kept_word(p, i);
+		*kept |= word != 0;
+		*spare |= (p->charged[i] & ~word) != 0;
+	}
+}
+
+/* The least recently used pack that has something to give; *PART: but is kept in part. */
+static struct nf_pack *victim_locked(struct nf_cache *c, bool *part) NF_REQUIRES(c->lock)
+{
+	nf_list_for_each(p, &c->lru, struct nf_pack, lru) {
+		bool kept, spare;
+		if (p->pins > 0 || p->solid)
+			continue;
+		look_at_locked(p, &kept, &spare);
+		*part = kept;
+		if (!kept || spare)
+			return p;
+		p->solid = true;
+	}
+	return NULL;
+}
+
 bool nf_cache_evict_one(struct nf_cache *c, int *err)
 {
-	struct nf_pack *victim = NULL;
+	bool part = false;
 
 	nf_lock_take(&c->lock);
-	nf_list_for_each(p, &c->lru, struct nf_pack, lru) {
-		if (p->pins == 0) {
-			victim = p;
-			break;
-		}
-	}
-	if (victim)
+	struct nf_pack *victim = c->hold ? NULL : victim_locked(c, &part);
+	if (victim && part) {
+		for (size_t i = 0; i < victim->nr_units / 64; i++)
+			victim->present[i] &= nf_pack_kept_word(victim, i);
+		victim->changed = victim->punching = true;
+		victim->pins++;
+		c->nr_pins++;
+	} else if (victim) {
 		nf_cache_make_busy_locked(c, victim);
+	}
 	nf_lock_drop(&c->lock);
 	if (!victim)
 		return false;
-	int r = nf_cache_remove(c, victim);
+	uint64_t freed = 0;
+	int r = part ? nf_cache_punch(c, victim, &freed) : nf_cache_remove(c, victim);
 	if (r < 0)
 		*err = r;
 	return true;
+}
+
+/* Units [from, to) of P have no blocks any more. */
+static void uncharge(struct nf_cache *c, struct nf_pack *p, size_t from, size_t to, uint64_t *freed)
+{
+	uint64_t bytes = (uint64_t)(to - from) * NF_CACHE_UNIT;
+
+	nf_lock_take(&c->lock);
+	nf_pack_set(p->charged, from, to, false);
+	p->charged_bytes -= bytes;
+	c->used_bytes -= bytes;
+	nf_lock_drop(&c->lock);
+	nf_count(NF_C_CACHE_EVICT_BYTES, bytes);
+	*freed += bytes;
+}
+
+/* The next run of units from *AT on that are charged and not present. */
+static bool absent_run(struct nf_cache *c, const struct nf_pack *p, size_t *at, size_t *end)
+{
+	nf_lock_take(&c->lock);
+	while (*at < p->nr_units && !(nf_pack_bit(p->charged, *at) && !nf_pack_bit(p->present, *at)))
+		++*at;
+	for (*end = *at; *end < p->nr_units; ++*end) {
+		if (!nf_pack_bit(p->charged, *end) || nf_pack_bit(p->present, *end))
+			break;
+	}
+	nf_lock_drop(&c->lock);
+	return *at < *end;
+}
+
+int nf_cache_punch(struct nf_cache *c, struct nf_pack *p, uint64_t *freed_bytes)
+{
+	struct nf_file *f;
+	size_t at = 0, end;
+
+	int r = nf_cache_need_file(c, p, &f);
+	while (r == 0 && absent_run(c, p, &at, &end)) {
+		r = c->files->punch(f, (uint64_t)at * NF_CACHE_UNIT, (uint64_t)(end - at) * NF_CACHE_UNIT);
+		if (r == 0)
+			uncharge(c, p, at, end, freed_bytes);
+		at = end;
+	}
+	nf_lock_take(&c->lock);
+	p->punching = false;
+	p->solid |= r < 0; /* a disk that cannot punch is not asked again and again */
+	nf_cache_unpin_locked(c, p);
+	nf_lock_drop(&c->lock);
+	nf_trace(CACHE, "punch pack=%02x.. bytes=%zu r=%d", p->id.b[0], (size_t)*freed_bytes, r);
+	return nf_fail(r);
 }
 
 static bool disk_has(struct nf_cache *c, uint64_t more_bytes)
@@ -115,6 +194,7 @@ bool nf_cache_charge(struct nf_cache *c, struct nf_pack *p, size_t from, size_t 
 		bool fits = has && more <= c->limit_bytes && c->used_bytes <= c->limit_bytes - more;
 		if (fits) {
 			nf_pack_set(p->charged, from, to, true);
+			p->solid = false;
 			p->charged_bytes += more;
 			c->used_bytes += more;
 		}
@@ -124,5 +204,19 @@ bool nf_cache_charge(struct nf_cache *c, struct nf_pack *p, size_t from, size_t 
 		int err = 0; /* what could not be removed goes on counting */
 		if (!nf_cache_evict_one(c, &err))
 			return false;
+	}
+}
+
+int nf_cache_tidy(struct nf_cache *c)
+{
+	int err = 0;
+
+	for (;;) {
+		bool room = disk_has(c, 0);
+		nf_lock_take(&c->lock);
+		bool fits = room && c->used_bytes <= c->limit_bytes;
+		nf_lock_drop(&c->lock);
+		if (fits || !nf_cache_evict_one(c, &err))
+			return nf_fail(err);
 	}
 }

@@ -35,6 +35,8 @@ struct nf_pack {
 	struct nf_file *file;	  /* l  NULL: not open; stays while pinned */
 	uint64_t *present;	  /* l  bit i: unit i holds the server's bytes */
 	uint64_t *charged;	  /* l  bit i: unit i counts against the limit */
+	uint64_t *kept;		  /* l  NULL: none is kept */
+	uint64_t *marked;	  /* l  kept, as the round under way says; NULL: none */
 	size_t nr_units;	  /* l  bits in each; a multiple of 64 */
 	uint64_t length_bytes;	  /* l  how far bytes were given */
 	bool ended;		  /* l  length_bytes is the pack's end */
@@ -46,6 +48,8 @@ struct nf_pack {
 	struct nf_list unsynced;  /* l  on c->unsynced: nodes in it are not durable */
 	bool lasting;		  /* l  holds nodes that are: its map must never be torn */
 	uint64_t map_bytes;	  /* of the map file; theirs who have c->saving */
+	bool punching;		  /* l  blocks of absent units are being freed: no inserts */
+	bool solid;		  /* l  nothing is charged but what is kept, as far as is known */
 	bool changed;		  /* l  presence on disk is not this one */
 	bool touched;		  /* l  used since the map was written */
 };
@@ -74,6 +78,8 @@ struct nf_cache {
 	unsigned round;			/* l  0 or 1: what is announced now belongs to it */
 	unsigned announced[2];		/* l */
 	bool synced_dirs[256];		/* of who has `saving` */
+	bool hold;			/* l  nothing is evicted */
+	bool marking;			/* l  a round is on */
 };
 
 /* pack.c.  Paths are built by the caller with these. */
@@ -84,6 +90,10 @@ struct nf_pack *nf_pack_new(struct nf_cache *c, const struct nf_pack_id *id);
 void nf_pack_free(struct nf_pack *p);
 /* Room for units [0, nr) in the bitmaps. */
 int nf_pack_grow(struct nf_pack *p, size_t nr_units);
+/* The bitmap MAP of P, made if there is none. */
+int nf_pack_need_bits(struct nf_pack *p, uint64_t **map);
+/* Word I of what is kept, by the last round or the one under way. */
+uint64_t nf_pack_kept_word(const struct nf_pack *p, size_t i);
 bool nf_pack_bit(const uint64_t *bits, size_t unit);
 void nf_pack_set(uint64_t *bits, size_t from, size_t to, bool on);
 /* Bytes of a map file for this many units. */
@@ -129,5 +139,7 @@ bool nf_cache_evict_one(struct nf_cache *c, int *err);
 void nf_cache_make_busy_locked(struct nf_cache *c, struct nf_pack *p) NF_REQUIRES(c->lock);
 /* Removes P, which is busy and pinned by nobody, from disk and table. */
 int nf_cache_remove(struct nf_cache *c, struct nf_pack *p);
+/* Frees the blocks of units of P that are charged but not present. P is pinned and `punching`: both end here. */
+int nf_cache_punch(struct nf_cache *c, struct nf_pack *p, uint64_t *freed_bytes);
 
 #endif

@@ -20,6 +20,7 @@ enum nf_exit nf_live_find(const char *path, bool exact, struct nf_live *l)
 	int r = path ? nf_mount_find(path, exact, &l->m) : nf_mount_only(&l->m);
 
 	l->fd = -1;
+	l->doing = NULL;
 	if (r == 0)
 		return NF_EXIT_OK;
 	if (path)
@@ -69,6 +70,7 @@ enum nf_exit nf_live_failed(const struct nf_live *l, const char *what, int r)
 
 struct bar {
 	bool tty, quiet, shown;
+	const char *doing;
 	uint64_t begun_ns, said_ns;
 	int64_t last;
 };
@@ -104,7 +106,7 @@ static void bar_draw(struct bar *b, int64_t done, int64_t total)
 		(void)fprintf(stderr, "\r\033[K[%.*s%*s] %s", cells, "##############################", BAR_CELLS - cells, "",
 			      nf_text_str(&t));
 	else
-		(void)fprintf(stderr, "sending: %s\n", nf_text_str(&t));
+		(void)fprintf(stderr, "%s: %s\n", b->doing, nf_text_str(&t));
 	nf_text_deinit(&t);
 	b->shown = true;
 }
@@ -126,7 +128,7 @@ static void on_progress(void *ctx, const char *line)
 
 int nf_live_ask_long(struct nf_live *l, const char *request, bool quiet, char **reply)
 {
-	struct bar b = { .tty = isatty(STDERR_FILENO), .quiet = quiet, .begun_ns = nf_clock_ns(),
+	struct bar b = { .tty = isatty(STDERR_FILENO), .quiet = quiet, .doing = l->doing ? l->doing : "sending", .begun_ns = nf_clock_ns(),
 			 .said_ns = nf_clock_ns() };
 
 	int r = nf_control_ask(l->fd, request, on_progress, &b, reply);

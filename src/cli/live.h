@@ -9,6 +9,7 @@ struct nf_live {
 	struct nf_mount m;
 	int fd; /* -1: nobody answers */
 	pid_t pid;
+	const char *doing; /* what the progress says beside a terminal; NULL: sending */
 };
 
 /* Finds the mount that PATH is in (EXACT: is the top of; NULL: the only one).  Complains. */

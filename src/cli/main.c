@@ -16,6 +16,18 @@
 #define MAP "Strips of one scale, as wide as the terminal: where blocks are (on the server, with a copy here, here only, holes), what\n" \
 	"they take sealed, what is in memory, modified regions by state and flush group.\n"
 
+#define PIN "What it takes is said first. What others add or change there is fetched too, behind everything that somebody waits for,\n" \
+	"also after the next mount; it can be read offline and is never evicted.  What is pinned must fit into the cache\n" \
+	"(cache_size).  `getfattr -n user.foliofs.pin PATH` shows how much of it is here.  Interrupted, it goes on in the\n" \
+	"background.\n"
+
+#define CACHE "info    sizes and limits\n" \
+	"drop    give up all that is not pinned, or that of PATH; what is not on the server is not in the cache and stays\n" \
+	"verify  open each cached block of the newest state; what is damaged is named, dropped, and fetched again when needed\n" \
+	"wipe    unmounted: overwrite this device's copy of the keys, remove cache, journal and pins.  What a disk may still\n" \
+	"        hold of them opens for nobody without the server's header and the passphrase.  Refused if there may be\n" \
+	"        changes that are not on the server.\n"
+
 static const struct nf_command commands[] = {
 	{ "init", "STORE", "Create a vault; prints its recovery key, once", NULL,
 	  NF_OPT_STORE | NF_OPT_INIT, 1, 1, nf_cmd_init },
@@ -30,6 +42,12 @@ static const struct nf_command commands[] = {
 	  1, nf_cmd_offline },
 	{ "online", "[DIR]", "End `foliofs offline`: send what was done, take what others did", NULL, 0, 0, 1,
 	  nf_cmd_online },
+	{ "pin", "PATH | --list [DIR]", "Keep a file, or a directory with all beneath it, complete on this device", PIN,
+	  NF_OPT_PIN | NF_OPT_JSON | NF_OPT_QUIET, 0, 1, nf_cmd_pin },
+	{ "unpin", "PATH", "End what `foliofs pin` began; what is cached stays until its room is needed", NULL, 0, 1, 1,
+	  nf_cmd_unpin },
+	{ "cache", "DIR info|drop [PATH]|verify, STORE wipe", "Look at, empty, check or wipe what this device keeps", CACHE,
+	  NF_OPT_CACHE | NF_OPT_JSON | NF_OPT_QUIET, 2, 3, nf_cmd_cache },
 	{ "key", "STORE list|add|remove ID|change|recovery", "Show and change what opens a vault", KEYS,
 	  NF_OPT_STORE | NF_OPT_KEY | NF_OPT_JSON, 2, 3, nf_cmd_key },
 	{ "ls", "STORE [PATH]", "List a directory of a vault without mounting it", NULL, NF_OPT_STORE | NF_OPT_JSON, 1, 2,

@@ -37,7 +37,7 @@ static const struct nf_option table[] = {
 	{ "allow-other", 0, M, NF_OPT_FLAG, AT(allow_other), NULL, "other users may use the mount" },
 	{ "allow-root", 0, M, NF_OPT_FLAG, AT(allow_root), NULL, "root may use the mount" },
 	{ "default-permissions", 0, M, NF_OPT_FLAG, AT(default_permissions), NULL, "the kernel checks permissions (always on)" },
-	{ "cache-dir", 0, M, NF_OPT_TEXT, AT(cache_dir), "DIR", "where sealed data is cached" },
+	{ "cache-dir", 0, M | NF_OPT_CACHE, NF_OPT_TEXT, AT(cache_dir), "DIR", "where sealed data is cached" },
 	{ "cache-size", 0, M, NF_OPT_SIZE, AT(cache_size), "SIZE", "limit of the cache (10G)" },
 	{ "min-free", 0, M, NF_OPT_SIZE, AT(min_free), "SIZE", "what the cache leaves free on its disk (1G)" },
 	{ "memory", 0, M, NF_OPT_SIZE, AT(memory), "SIZE", "memory for file data, at least 16M (128M)" },
@@ -54,6 +54,10 @@ static const struct nf_option table[] = {
 	{ "fsname", 0, M, NF_OPT_TEXT, AT(fsname), "NAME", "source shown in /proc/mounts" },
 	/* collecting */
 	{ "dry-run", 0, NF_OPT_GC, NF_OPT_FLAG, AT(dry_run), NULL, "only say what would be freed" },
+	/* keeping */
+	{ "dry-run", 0, NF_OPT_PIN, NF_OPT_FLAG, AT(dry_run), NULL, "only say what it would take" },
+	{ "list", 0, NF_OPT_PIN, NF_OPT_FLAG, AT(list), NULL, "show what is pinned" },
+	{ "force", 0, NF_OPT_CACHE, NF_OPT_FLAG, AT(force), NULL, "wipe: also what may not be on the server" },
 	{ "grace", 0, NF_OPT_GC, NF_OPT_TEXT, AT(grace), "TIME", "between condemning and deleting (72h)" },
 	{ "keep-heads", 0, NF_OPT_GC, NF_OPT_TEXT, AT(keep_heads), "N", "commits kept, whatever their age (1000)" },
 	{ "keep-days", 0, NF_OPT_GC, NF_OPT_TEXT, AT(keep_days), "N", "days for which all commits are kept (30)" },

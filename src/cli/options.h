@@ -26,6 +26,8 @@ enum nf_option_group {
 	NF_OPT_HELP = 1 << 13,
 	NF_OPT_MAP = 1 << 14,
 	NF_OPT_GC = 1 << 15,
+	NF_OPT_PIN = 1 << 16,
+	NF_OPT_CACHE = 1 << 17,
 };
 
 struct nf_options {
@@ -45,7 +47,7 @@ struct nf_options {
 	struct nf_text kernel; /* comma-separated, passed on */
 	/* commands */
 	bool foreground, json, wait, prometheus, quiet, verbose, help, read_data, no_recovery;
-	bool dry_run;
+	bool dry_run, list, force;
 	char *grace, *keep_heads, *keep_days, *lease_days; /* text: 0 means something */
 	char *new_password_file, *new_key_file, *label, *set, *svg;
 	uint64_t interval_ms, kdf_cost;

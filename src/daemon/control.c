@@ -3,14 +3,12 @@
  *	acceptor thread --accept--> peer thread (at most PEERS_MAX) --sync--> worker, watched by the peer
  *
  * close: `stopping` is set, the acceptor is woken by a pipe, peers by shutdown(2) of their sockets. */
-#include "daemon/control.h"
+#include "daemon/control_i.h"
 
 #include "aio/thread.h"
 #include "base/clock.h"
 #include "base/counter.h"
 #include "base/error.h"
-#include "base/list.h"
-#include "base/lock.h"
 #include "base/mem.h"
 #include "base/trace.h"
 #include "daemon/gc_text.h"
@@ -20,7 +18,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -44,12 +41,6 @@ struct nf_control {
 	_Atomic bool stopping;
 };
 
-struct peer {
-	struct nf_control *c;
-	struct nf_list link; /* c->lock */
-	int fd;
-};
-
 /* --- replies ------------------------------------------------------------------------- */
 
 static bool send_all(int fd, const char *p, size_t len)
@@ -66,7 +57,7 @@ static bool send_all(int fd, const char *p, size_t len)
 	return true;
 }
 
-static void begin(struct nf_text *t, int error)
+void nf_reply_begin(struct nf_text *t, int error)
 {
 	nf_textf(t, "{\"error\":%d", error);
 	if (error) {
@@ -75,88 +66,88 @@ static void begin(struct nf_text *t, int error)
 	}
 }
 
-static bool end(struct peer *p, struct nf_text *t)
+bool nf_reply_end(struct nf_peer *p, struct nf_text *t)
 {
 	nf_textf(t, "}\n");
 	return !t->failed && send_all(p->fd, t->s, t->len);
 }
 
-static bool reply_text(struct peer *p, int error, const char *text)
+bool nf_reply_text(struct nf_peer *p, int error, const char *text)
 {
 	struct nf_text t = NF_TEXT_INIT;
 
-	begin(&t, error);
+	nf_reply_begin(&t, error);
 	if (text) {
 		nf_textf(&t, ",\"text\":");
 		nf_text_json(&t, text);
 	}
-	bool ok = end(p, &t);
+	bool ok = nf_reply_end(p, &t);
 	nf_text_deinit(&t);
 	return ok;
 }
 
 /* --- commands ------------------------------------------------------------------------ */
 
-static bool wants(const char *line, const char *format)
+bool nf_wants(const char *line, const char *format)
 {
 	nf_auto_free char *got = NULL;
 
 	return !nf_json_string(line, "format", &got) && !strcmp(got, format);
 }
 
-static bool do_status(struct peer *p, const char *line)
+static bool do_status(struct nf_peer *p, const char *line)
 {
 	struct nf_text t = NF_TEXT_INIT, s = NF_TEXT_INIT;
-	bool json = wants(line, "json");
+	bool json = nf_wants(line, "json");
 
 	if (!json)
 		nf_status_to_text(&p->c->env, &s);
-	begin(&t, 0);
+	nf_reply_begin(&t, 0);
 	nf_textf(&t, json ? ",\"status\":" : ",\"text\":");
 	if (json)
 		nf_status_to_json(&p->c->env, &t);
 	else
 		nf_text_json(&t, nf_text_str(&s));
-	bool ok = end(p, &t);
+	bool ok = nf_reply_end(p, &t);
 	nf_text_deinit(&s);
 	nf_text_deinit(&t);
 	return ok;
 }
 
-static bool do_stats(struct peer *p, const char *line)
+static bool do_stats(struct nf_peer *p, const char *line)
 {
 	struct nf_text t = NF_TEXT_INIT;
 
-	if (wants(line, "prometheus"))
+	if (nf_wants(line, "prometheus"))
 		nf_counters_to_prometheus(&t);
 	else
 		nf_counters_to_text(&t, 1);
-	bool ok = reply_text(p, 0, nf_text_str(&t));
+	bool ok = nf_reply_text(p, 0, nf_text_str(&t));
 	nf_text_deinit(&t);
 	return ok;
 }
 
-static bool do_regions(struct peer *p, const char *line)
+static bool do_regions(struct nf_peer *p, const char *line)
 {
 	nf_auto_free char *text = NULL;
 
 	(void)line;
 	int r = nf_vault_regions_text(p->c->env.vault, &text);
-	return reply_text(p, r, text);
+	return nf_reply_text(p, r, text);
 }
 
-static bool do_requests(struct peer *p, const char *line)
+static bool do_requests(struct nf_peer *p, const char *line)
 {
 	struct nf_text t = NF_TEXT_INIT;
 
 	(void)line;
 	nf_requests_to_text(&p->c->env, &t);
-	bool ok = reply_text(p, t.failed ? nf_fail(-ENOMEM) : 0, nf_text_str(&t));
+	bool ok = nf_reply_text(p, t.failed ? nf_fail(-ENOMEM) : 0, nf_text_str(&t));
 	nf_text_deinit(&t);
 	return ok;
 }
 
-static bool do_trace(struct peer *p, const char *line)
+static bool do_trace(struct nf_peer *p, const char *line)
 {
 	nf_auto_free char *spec = NULL;
 	struct nf_text t = NF_TEXT_INIT, events = NF_TEXT_INIT;
@@ -169,58 +160,44 @@ static bool do_trace(struct peer *p, const char *line)
 	uint64_t last = (uint64_t)since;
 	if (r == 0)
 		nf_trace_read(&events, &last);
-	begin(&t, r);
+	nf_reply_begin(&t, r);
 	nf_textf(&t, ",\"since\":%" PRIu64 ",\"text\":", last);
 	nf_text_json(&t, nf_text_str(&events));
-	bool ok = end(p, &t);
+	bool ok = nf_reply_end(p, &t);
 	nf_text_deinit(&events);
 	nf_text_deinit(&t);
 	return ok;
 }
 
-static bool do_refresh(struct peer *p, const char *line)
+static bool do_refresh(struct nf_peer *p, const char *line)
 {
 	(void)line;
-	return reply_text(p, nf_vault_refresh(p->c->env.vault), NULL);
+	return nf_reply_text(p, nf_vault_refresh(p->c->env.vault), NULL);
 }
 
-static bool do_offline(struct peer *p, const char *line)
+static bool do_offline(struct nf_peer *p, const char *line)
 {
 	(void)line;
-	return reply_text(p, nf_vault_hold(p->c->env.vault, true), NULL);
+	return nf_reply_text(p, nf_vault_hold(p->c->env.vault, true), NULL);
 }
 
-static bool do_online(struct peer *p, const char *line)
+static bool do_online(struct nf_peer *p, const char *line)
 {
 	(void)line;
-	return reply_text(p, nf_vault_hold(p->c->env.vault, false), NULL);
+	return nf_reply_text(p, nf_vault_hold(p->c->env.vault, false), NULL);
 }
 
-static bool do_shutdown(struct peer *p, const char *line)
+static bool do_shutdown(struct nf_peer *p, const char *line)
 {
 	(void)line;
-	bool ok = reply_text(p, 0, NULL);
+	bool ok = nf_reply_text(p, 0, NULL);
 	nf_front_stop(p->c->env.front);
 	return ok;
 }
 
-/* What sends, and so takes a while.  l lock */
-struct job {
-	struct nf_vault *v;
-	int (*run)(struct job *j);
-	const char *name, *id; /* of a snapshot */
-	struct nf_gc_options gc;
-	struct nf_gc_result collected;
-	_Atomic bool stop;
-	struct nf_lock lock;
-	struct nf_cond changed;
-	bool finished; /* l */
-	int error;     /* l */
-};
-
 static void *job_main(void *arg)
 {
-	struct job *j = arg;
+	struct nf_job *j = arg;
 	int r = j->run(j);
 
 	nf_lock_take(&j->lock);
@@ -231,15 +208,16 @@ static void *job_main(void *arg)
 	return NULL;
 }
 
-static bool job_progress(struct peer *p)
+static bool job_progress(struct nf_peer *p, const struct nf_job *j)
 {
 	struct nf_vault_status s;
 	struct nf_text t = NF_TEXT_INIT;
 	char c;
 
 	nf_vault_status(p->c->env.vault, &s);
-	nf_textf(&t, "{\"progress\":%" PRIu64 ",\"total\":%" PRIu64 ",\"pending\":%" PRIu64 "}\n", s.upload_done_bytes,
-		 s.upload_total_bytes, s.pending_bytes);
+	nf_textf(&t, "{\"progress\":%" PRIu64 ",\"total\":%" PRIu64 ",\"pending\":%" PRIu64 "}\n",
+		 j->pins ? s.pinned_present_bytes : s.upload_done_bytes, j->pins ? s.pinned_bytes : s.upload_total_bytes,
+		 s.pending_bytes);
 	bool ok = !t.failed && send_all(p->fd, t.s, t.len);
 	nf_text_deinit(&t);
 	/* Who interrupts the command hangs up. */
@@ -247,7 +225,7 @@ static bool job_progress(struct peer *p)
 }
 
 /* Runs J beside and tells the progress; *R is how it ended.  False: nobody listens any more. */
-static bool run_beside(struct peer *p, struct job *job, int *out)
+bool nf_run_beside(struct nf_peer *p, struct nf_job *job, int *out)
 {
 	pthread_t worker;
 	bool ok = true;
@@ -262,7 +240,7 @@ static bool run_beside(struct peer *p, struct job *job, int *out)
 			if (nf_cond_wait_until(&job->changed, &job->lock, nf_clock_ns() + PROGRESS_MS * NF_NS_PER_MS))
 				continue;
 			nf_lock_drop(&job->lock);
-			ok = ok && job_progress(p);
+			ok = ok && job_progress(p, job);
 			if (!ok)
 				atomic_store(&job->stop, true);
 			nf_lock_take(&job->lock);
@@ -277,19 +255,19 @@ static bool run_beside(struct peer *p, struct job *job, int *out)
 	return ok;
 }
 
-static bool run_job(struct peer *p, struct job *job)
+static bool run_job(struct nf_peer *p, struct nf_job *job)
 {
 	int r;
-	bool ok = run_beside(p, job, &r);
+	bool ok = nf_run_beside(p, job, &r);
 
-	return reply_text(p, r, NULL) && ok;
+	return nf_reply_text(p, r, NULL) && ok;
 }
 
-static int run_sync(struct job *j) { return nf_vault_sync(j->v, &j->stop); }
-static int run_snapshot_create(struct job *j) { return nf_vault_snapshot_create(j->v, j->name, &j->stop); }
+static int run_sync(struct nf_job *j) { return nf_vault_sync(j->v, &j->stop); }
+static int run_snapshot_create(struct nf_job *j) { return nf_vault_snapshot_create(j->v, j->name, &j->stop); }
 
 /* A name may have an '@' in it. */
-static int run_snapshot_remove(struct job *j)
+static int run_snapshot_remove(struct nf_job *j)
 {
 	nf_auto_free char *name = strdup(j->name);
 	int r = nf_vault_snapshot_remove(j->v, j->name, NULL, &j->stop);
@@ -301,9 +279,9 @@ static int run_snapshot_remove(struct job *j)
 	return nf_vault_snapshot_remove(j->v, name, at + 1, &j->stop);
 }
 
-static int run_gc(struct job *j) { return nf_vault_gc(j->v, &j->gc, &j->stop, &j->collected); }
+static int run_gc(struct nf_job *j) { return nf_vault_gc(j->v, &j->gc, &j->stop, &j->collected); }
 
-static void number(const char *line, const char *key, uint64_t *out)
+void nf_number(const char *line, const char *key, uint64_t *out)
 {
 	int64_t n;
 
@@ -311,22 +289,22 @@ static void number(const char *line, const char *key, uint64_t *out)
 		*out = (uint64_t)n;
 }
 
-static bool do_gc(struct peer *p, const char *line)
+static bool do_gc(struct nf_peer *p, const char *line)
 {
-	struct job j = { .run = run_gc };
+	struct nf_job j = { .run = run_gc };
 	struct nf_text t = NF_TEXT_INIT, people = NF_TEXT_INIT;
 	uint64_t dry = 0;
 	int r;
 
 	nf_gc_defaults(&j.gc);
-	number(line, "dry_run", &dry);
-	number(line, "grace", &j.gc.grace_s);
-	number(line, "keep_heads", &j.gc.keep_heads);
-	number(line, "keep_days", &j.gc.keep_days);
-	number(line, "lease_days", &j.gc.lease_days);
+	nf_number(line, "dry_run", &dry);
+	nf_number(line, "grace", &j.gc.grace_s);
+	nf_number(line, "keep_heads", &j.gc.keep_heads);
+	nf_number(line, "keep_days", &j.gc.keep_days);
+	nf_number(line, "lease_days", &j.gc.lease_days);
 	j.gc.dry_run = dry != 0;
-	bool ok = run_beside(p, &j, &r);
-	begin(&t, r);
+	bool ok = nf_run_beside(p, &j, &r);
+	nf_reply_begin(&t, r);
 	if (r == 0) {
 		nf_gc_text(&j.collected, j.gc.dry_run, &people);
 		nf_textf(&t, ",\"text\":");
@@ -334,28 +312,28 @@ static bool do_gc(struct peer *p, const char *line)
 		nf_textf(&t, ",\"result\":");
 		nf_gc_json(&j.collected, &t);
 	}
-	ok = end(p, &t) && ok;
+	ok = nf_reply_end(p, &t) && ok;
 	nf_text_deinit(&people);
 	nf_text_deinit(&t);
 	return ok;
 }
 
-static bool do_sync(struct peer *p, const char *line)
+static bool do_sync(struct nf_peer *p, const char *line)
 {
 	(void)line;
-	return run_job(p, &(struct job){ .run = run_sync });
+	return run_job(p, &(struct nf_job){ .run = run_sync });
 }
 
-static bool change_snapshot(struct peer *p, const char *line, int (*run)(struct job *j))
+static bool change_snapshot(struct nf_peer *p, const char *line, int (*run)(struct nf_job *j))
 {
 	nf_auto_free char *name = NULL;
 
 	int r = nf_json_string(line, "name", &name);
-	return r < 0 ? reply_text(p, r, NULL) : run_job(p, &(struct job){ .run = run, .name = name });
+	return r < 0 ? nf_reply_text(p, r, NULL) : run_job(p, &(struct nf_job){ .run = run, .name = name });
 }
 
-static bool do_snapshot_create(struct peer *p, const char *line) { return change_snapshot(p, line, run_snapshot_create); }
-static bool do_snapshot_remove(struct peer *p, const char *line) { return change_snapshot(p, line, run_snapshot_remove); }
+static bool do_snapshot_create(struct nf_peer *p, const char *line) { return change_snapshot(p, line, run_snapshot_create); }
+static bool do_snapshot_remove(struct nf_peer *p, const char *line) { return change_snapshot(p, line, run_snapshot_remove); }
 
 struct snapshot_list {
 	struct nf_text t;
@@ -383,18 +361,18 @@ static bool add_snapshot(void *ctx, const struct nf_snapshot *s)
 	return true;
 }
 
-static bool do_snapshots(struct peer *p, const char *line)
+static bool do_snapshots(struct nf_peer *p, const char *line)
 {
-	struct snapshot_list l = { .json = wants(line, "json") };
+	struct snapshot_list l = { .json = nf_wants(line, "json") };
 	struct nf_text t = NF_TEXT_INIT;
 
 	int r = nf_vault_snapshots(p->c->env.vault, add_snapshot, &l);
-	begin(&t, r);
+	nf_reply_begin(&t, r);
 	if (r == 0 && l.json)
 		nf_textf(&t, ",\"snapshots\":[%s]", nf_text_str(&l.t));
 	else if (r == 0)
 		nf_textf(&t, ",\"text\":"), nf_text_json(&t, nf_text_str(&l.t));
-	bool ok = end(p, &t);
+	bool ok = nf_reply_end(p, &t);
 	nf_text_deinit(&l.t);
 	nf_text_deinit(&t);
 	return ok;
@@ -402,7 +380,7 @@ static bool do_snapshots(struct peer *p, const char *line)
 
 static const struct {
 	const char *name;
-	bool (*run)(struct peer *p, const char *line);
+	bool (*run)(struct nf_peer *p, const char *line);
 } commands[] = {
 	{ "status", do_status }, { "stats", do_stats },     { "regions", do_regions },   { "requests", do_requests },
 	{ "trace", do_trace },   { "refresh", do_refresh }, { "shutdown", do_shutdown }, { "sync", do_sync },
@@ -412,9 +390,16 @@ static const struct {
 	{ "gc", do_gc },
 	{ "snapshot-create", do_snapshot_create },
 	{ "snapshot-remove", do_snapshot_remove },
+	{ "pin", nf_do_pin },
+	{ "pin-wait", nf_do_pin_wait },
+	{ "unpin", nf_do_unpin },
+	{ "pins", nf_do_pins },
+	{ "cache-info", nf_do_cache_info },
+	{ "cache-drop", nf_do_cache_drop },
+	{ "cache-verify", nf_do_cache_verify },
 };
 
-static bool serve_line(struct peer *p, const char *line)
+static bool serve_line(struct nf_peer *p, const char *line)
 {
 	nf_auto_free char *cmd = NULL;
 
@@ -423,7 +408,7 @@ static bool serve_line(struct peer *p, const char *line)
 		if (!strcmp(commands[i].name, cmd))
 			return commands[i].run(p, line);
 	}
-	return reply_text(p, r ? r : nf_fail(-EOPNOTSUPP), NULL);
+	return nf_reply_text(p, r ? r : nf_fail(-EOPNOTSUPP), NULL);
 }
 
 /* --- peers --------------------------------------------------------------------------- */
@@ -437,7 +422,7 @@ static bool may_ask(int fd)
 }
 
 /* One request after the other; a line that does not end in LINE_MAX bytes ends the talk. */
-static void talk(struct peer *p)
+static void talk(struct nf_peer *p)
 {
 	char line[NF_CONTROL_LINE_MAX];
 	size_t len = 0;
@@ -465,7 +450,7 @@ static void talk(struct peer *p)
 
 static void *peer_main(void *arg)
 {
-	struct peer *p = arg;
+	struct nf_peer *p = arg;
 	struct nf_control *c = p->c;
 
 	if (may_ask(p->fd))
@@ -483,7 +468,7 @@ static void *peer_main(void *arg)
 static void admit(struct nf_control *c, int fd)
 {
 	struct timeval idle = { .tv_sec = IDLE_S };
-	struct peer *p = calloc(1, sizeof *p);
+	struct nf_peer *p = calloc(1, sizeof *p);
 	pthread_t t;
 
 	if (!p) {
@@ -491,6 +476,7 @@ static void admit(struct nf_control *c, int fd)
 		return;
 	}
 	p->c = c;
+	p->env = &c->env;
 	p->fd = fd;
 	/* Who reads nothing for a minute is cut off. */
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &idle, sizeof idle);
@@ -600,7 +586,7 @@ void nf_control_close(struct nf_control *c)
 	nf_lock_drop(&c->lock);
 	(void)pthread_join(c->acceptor, NULL);
 	nf_lock_take(&c->lock);
-	nf_list_for_each(p, &c->peers, struct peer, link)
+	nf_list_for_each(p, &c->peers, struct nf_peer, link)
 		(void)shutdown(p->fd, SHUT_RDWR);
 	while (c->nr_peers)
 		nf_cond_wait(&c->changed, &c->lock);

@@ -245,6 +245,14 @@ static int save_header(const struct nf_header *h)
 	return r < 0 ? r : replace_in(path, p, len);
 }
 
+static bool has_header(const struct nf_header *h)
+{
+	nf_auto_free char *path = NULL;
+
+	return in_state(nf_header_volume_id(h), "header", &path) == 0 &&
+	       nf_file_real.stat(&nf_file_real, path, NULL, NULL, NULL) == 0;
+}
+
 int nf_pin_save(const char *address, const struct nf_header *h)
 {
 	nf_auto_free char *path = NULL, *by_address = NULL;
@@ -260,7 +268,8 @@ int nf_pin_save(const char *address, const struct nf_header *h)
 		return r;
 	hex(pin.volume_id, sizeof pin.volume_id, id);
 	hex(pin.commitment, sizeof pin.commitment, commitment);
-	if (pin_load(path, &old) || old.generation != pin.generation) {
+	/* A wiped device has the pin still, but no header. */
+	if (pin_load(path, &old) || old.generation != pin.generation || !has_header(h)) {
 		int n = snprintf(text, sizeof text, "volume %s\ngeneration %" PRIu64 "\ncommitment %s\n", id,
 				 pin.generation, commitment);
 		r = save_header(h);
@@ -268,6 +277,13 @@ int nf_pin_save(const char *address, const struct nf_header *h)
 			r = replace_in(path, text, (size_t)n);
 	}
 	return r < 0 ? r : replace_in(by_address, id, HEX_ID);
+}
+
+int nf_known_volume(const char *address, uint8_t volume_id[NF_VOLUME_ID_BYTES])
+{
+	nf_auto_free char *by_address = NULL;
+
+	return store_volume(address, volume_id, &by_address);
 }
 
 int nf_pin_header(const char *address, struct nf_header **out)

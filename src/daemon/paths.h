@@ -35,6 +35,8 @@ char *nf_runtime_candidate(uid_t uid, unsigned i);
 int nf_pin_check(const char *address, const struct nf_header *h, char **where);
 /* Remembers H for ADDRESS, with a copy of it for mounting without the store. */
 int nf_pin_save(const char *address, const struct nf_header *h);
+/* Which vault was last seen at ADDRESS; -ENOENT. */
+int nf_known_volume(const char *address, uint8_t volume_id[NF_VOLUME_ID_BYTES]);
 /* The copy of the header of what was last seen at ADDRESS, locked; -ENOENT. */
 int nf_pin_header(const char *address, struct nf_header **out);
 

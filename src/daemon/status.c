@@ -98,6 +98,20 @@ static void text_link(struct nf_text *t, const struct nf_vault_status *s)
 	nf_textf(t, "\n");
 }
 
+static void text_pins(struct nf_text *t, const struct nf_vault_status *s)
+{
+	if (!s->pins && !s->pin_error)
+		return;
+	nf_textf(t, "pinned               ");
+	nf_text_size(t, s->pinned_present_bytes);
+	nf_textf(t, " of ");
+	nf_text_size(t, s->pinned_bytes);
+	if (s->pinned_present_bytes < s->pinned_bytes || s->pin_error || !s->pins_current)
+		nf_textf(t, ": %s", s->pin_error == -NF_E_FULL ? "it does not all fit into the cache (cache_size, min_free)" :
+					s->pin_error ? nf_strerror(s->pin_error) : "being fetched");
+	nf_textf(t, "\n");
+}
+
 static void text_mirror(struct nf_text *t, const struct nf_control_env *env)
 {
 	struct nf_mirror_status m;
@@ -132,7 +146,9 @@ void nf_status_to_text(const struct nf_control_env *env, struct nf_text *t)
 	}
 	nf_textf(t, ", journal ");
 	nf_text_size(t, s.journal_bytes);
-	nf_textf(t, "\nnewest commit        %s  ", s.fingerprint);
+	nf_textf(t, "\n");
+	text_pins(t, &s);
+	nf_textf(t, "newest commit        %s  ", s.fingerprint);
 	text_time(t, s.head_time_s);
 	nf_textf(t, "\nthis device          writer %" PRIu32 ", commits %" PRIu64 ", merges %" PRIu64 "\n", s.writer,
 		 s.commits, s.merges);
@@ -210,6 +226,11 @@ void nf_status_to_json(const struct nf_control_env *env, struct nf_text *t)
 	field(t, "cache_used_bytes", s.cache_used_bytes);
 	field(t, "cache_limit_bytes", s.cache_limit_bytes);
 	field(t, "journal_bytes", s.journal_bytes);
+	field(t, "pins", s.pins);
+	field_bool(t, "pins_current", s.pins_current);
+	field(t, "pinned_bytes", s.pinned_bytes);
+	field(t, "pinned_present_bytes", s.pinned_present_bytes);
+	field_text(t, "pin_error", s.pin_error ? nf_error_name(s.pin_error) : "");
 	field(t, "write_back_ms", s.write_back_ms);
 	field(t, "poll_ms", s.poll_ms);
 	nf_textf(t, "}");

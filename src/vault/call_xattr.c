@@ -46,10 +46,13 @@ static int answer(struct nf_call *c, struct nf_buf *b)
 	return 0;
 }
 
+/* What is shown as an attribute and stands nowhere. It is not listed, so that nobody copies it. */
+static bool is_shown(const char *name) { return !strcmp(name, NF_XATTR_PIN); }
+
 int nf_do_getxattr(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 {
 	struct nf_buf b = NF_BUF_INIT;
-	int r = get_value(v, c->ino, c->name, w, &b);
+	int r = is_shown(c->name) ? nf_pin_xattr(v, c->ino, w, &b) : get_value(v, c->ino, c->name, w, &b);
 
 	if (r == NF_TREE_NONE)
 		r = -ENODATA; /* asked for before every write: not worth a trace */
@@ -148,6 +151,8 @@ int nf_do_setxattr(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	struct nf_attr attr;
 
 	int r = nf_may_change(v);
+	if (r == 0 && is_shown(c->name))
+		r = nf_fail(-EPERM);
 	if (r == 0 && strlen(c->name) > NF_NAME_MAX)
 		r = nf_fail(-ERANGE);
 	if (r == 0 && c->size > NF_XATTR_INLINE_MAX)
@@ -187,6 +192,8 @@ int nf_do_removexattr(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	struct nf_buf old = NF_BUF_INIT;
 
 	int r = nf_may_change(v);
+	if (r == 0 && is_shown(c->name))
+		r = nf_fail(-EPERM);
 	if (r == 0)
 		r = get_value(v, c->ino, c->name, w, &old);
 	nf_buf_deinit(&old);

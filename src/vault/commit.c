@@ -485,6 +485,14 @@ static bool something_due(struct nf_vault *v, uint64_t now, uint64_t *at)
 	return false;
 }
 
+bool nf_commit_is_settled(struct nf_vault *v)
+{
+	nf_lock_take(&v->ns);
+	bool settled = v->current && target_seq(v) == 0;
+	nf_lock_drop(&v->ns);
+	return settled;
+}
+
 static void *committer(void *arg)
 {
 	struct nf_vault *v = arg;
@@ -611,7 +619,7 @@ int nf_vault_refresh(struct nf_vault *v)
 	return r;
 }
 
-int nf_vault_sync(struct nf_vault *v, _Atomic bool *stop)
+static int sync_all(struct nf_vault *v, _Atomic bool *stop)
 {
 	int r = 0;
 
@@ -653,5 +661,15 @@ int nf_vault_sync(struct nf_vault *v, _Atomic bool *stop)
 	if (r == 0)
 		r = is_done(v, target) ? left_out(v, target) : nf_fail(-NF_E_CANCELLED);
 	nf_lock_drop(&v->ns);
+	return r;
+}
+
+int nf_vault_sync(struct nf_vault *v, _Atomic bool *stop)
+{
+	int r = sync_all(v, stop);
+
+	/* Where nothing is fetched unasked, this is what asks. */
+	if (v->manual)
+		nf_keeper_look(v, true);
 	return r;
 }

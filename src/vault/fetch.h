@@ -71,6 +71,8 @@ struct nf_fetch_nodes {
 void nf_fetch_nodes(struct nf_fetch *f, struct nf_fetch_nodes *fn);
 /* The blocking form, for struct nf_node_source (ctx is the nf_fetch).  Never on a FUSE thread. */
 int nf_fetch_load(void *fetch, struct nf_want *w);
+/* The same for what nobody waits for. */
+int nf_fetch_load_behind(void *fetch, struct nf_want *w);
 /* Fetches [offset, offset+len) of PACK into the cache and opens the nodes that REFS (sorted by nothing) name later at no
  * further request: the metadata of a new head.  Blocking. */
 int nf_fetch_warm(struct nf_fetch *f, const struct nf_pack_id *pack, uint32_t offset_bytes,

@@ -324,9 +324,9 @@ static int wait_job(struct job *j)
 	return nf_fail(atomic_load(&j->error));
 }
 
-int nf_fetch_load(void *fetch, struct nf_want *w)
+static int load(struct nf_fetch *fetch, struct nf_want *w, enum nf_store_priority priority)
 {
-	struct nf_fetch_nodes fn = { .nr = w->nr, .priority = NF_STORE_FOREGROUND };
+	struct nf_fetch_nodes fn = { .nr = w->nr, .priority = priority };
 
 	memcpy(fn.refs, w->refs, w->nr * sizeof *w->refs);
 	struct job *j = new_job(fetch, &fn, true);
@@ -337,6 +337,9 @@ int nf_fetch_load(void *fetch, struct nf_want *w)
 	free_job(j);
 	return r;
 }
+
+int nf_fetch_load(void *fetch, struct nf_want *w) { return load(fetch, w, NF_STORE_FOREGROUND); }
+int nf_fetch_load_behind(void *fetch, struct nf_want *w) { return load(fetch, w, NF_STORE_BACKGROUND); }
 
 static void set_completion(struct nf_fetch_io *io) { nf_completion_set(io->ctx); }
 

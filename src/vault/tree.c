@@ -215,11 +215,22 @@ struct walk {
 	int (*item_fn)(void *ctx, const struct nf_key *key, const struct nf_val *v);
 	int (*node_fn)(void *ctx, const struct nf_ref *ref);
 	void *ctx;
+	const uint8_t *from, *to; /* encoded keys; NULL: all */
 };
+
+/* The entries of NODE that the walk wants: [*FIRST, *END). */
+static void walk_entries(const struct walk *k, const struct nf_node *node, unsigned *first, unsigned *end)
+{
+	*first = k->from ? node->ref.level ? nf_node_child_of(node, k->from) : nf_node_lower(node, k->from) : 0;
+	*end = k->to ? nf_node_lower(node, k->to) : node->body.nr;
+}
 
 static int walk_leaf(struct walk *k, struct nf_node *leaf)
 {
-	for (unsigned i = 0; i < leaf->body.nr; i++) {
+	unsigned first, end;
+
+	walk_entries(k, leaf, &first, &end);
+	for (unsigned i = first; i < end; i++) {
 		struct nf_key key;
 		struct nf_val v;
 		nf_key_decode(nf_node_key(leaf, i), &key);
@@ -231,8 +242,8 @@ static int walk_leaf(struct walk *k, struct nf_node *leaf)
 	return 0;
 }
 
-/* Loads the children of NODE from I on that are missing, as many as go at once. */
-static int walk_ahead(struct walk *k, struct nf_node *node, unsigned i, struct nf_want *w)
+/* Loads the children [I, END) of NODE that are missing, as many as go at once. */
+static int walk_ahead(struct walk *k, struct nf_node *node, unsigned i, unsigned end, struct nf_want *w)
 {
 	struct nf_ref child;
 	int r = 0;
@@ -241,7 +252,7 @@ static int walk_ahead(struct walk *k, struct nf_node *node, unsigned i, struct n
 	if (nf_nodes_has(k->src->nodes, &child))
 		return 0;
 	nf_want_deinit(w);
-	for (; r == 0 && i < node->body.nr && !nf_want_full(w); i++) {
+	for (; r == 0 && i < end && !nf_want_full(w); i++) {
 		nf_node_child(node, i, &child);
 		if (!nf_nodes_has(k->src->nodes, &child))
 			r = nf_want_add(k->src->nodes, w, &child);
@@ -262,16 +273,27 @@ static int walk(struct walk *k, const struct nf_ref *ref, const uint8_t *lo, con
 		return r;
 	if (ref->level == 0)
 		return walk_leaf(k, node);
-	for (unsigned i = 0; r == 0 && i < node->body.nr; i++) {
+	unsigned first, end;
+	walk_entries(k, node, &first, &end);
+	for (unsigned i = first; r == 0 && i < end; i++) {
 		struct nf_ref child;
 		nf_node_child(node, i, &child);
 		if (child.level || k->item_fn)
-			r = walk_ahead(k, node, i, &ahead);
+			r = walk_ahead(k, node, i, end, &ahead);
 		if (r == 0)
 			r = walk(k, &child, nf_node_key(node, i),
 				 i + 1U < node->body.nr ? nf_node_key(node, i + 1) : hi);
 	}
 	return r;
+}
+
+static int walk_root(struct walk *k, const struct nf_ref *root)
+{
+	if (nf_ref_is_null(root))
+		return 0;
+	if (root->level >= NF_TREE_LEVELS_MAX)
+		return nf_fail(-NF_E_TREE_BAD);
+	return walk(k, root, NULL, NULL);
 }
 
 int nf_tree_walk(struct nf_node_source *src, const struct nf_ref *root,
@@ -280,9 +302,18 @@ int nf_tree_walk(struct nf_node_source *src, const struct nf_ref *root,
 {
 	struct walk k = { .src = src, .item_fn = item_fn, .node_fn = node_fn, .ctx = ctx };
 
-	if (nf_ref_is_null(root))
-		return 0;
-	if (root->level >= NF_TREE_LEVELS_MAX)
-		return nf_fail(-NF_E_TREE_BAD);
-	return walk(&k, root, NULL, NULL);
+	return walk_root(&k, root);
+}
+
+int nf_tree_walk_range(struct nf_node_source *src, const struct nf_ref *root, const struct nf_key *from,
+		       const struct nf_key *to,
+		       int (*item_fn)(void *ctx, const struct nf_key *key, const struct nf_val *v),
+		       int (*node_fn)(void *ctx, const struct nf_ref *ref), void *ctx)
+{
+	uint8_t f[NF_KEY_ENCODED], t[NF_KEY_ENCODED];
+	struct walk k = { .src = src, .item_fn = item_fn, .node_fn = node_fn, .ctx = ctx, .from = f, .to = t };
+
+	nf_key_encode(from, f);
+	nf_key_encode(to, t);
+	return walk_root(&k, root);
 }

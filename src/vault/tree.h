@@ -131,5 +131,10 @@ int nf_tree_diff_nodes(struct nf_node_source *src, const struct nf_ref *old, con
 int nf_tree_walk(struct nf_node_source *src, const struct nf_ref *root,
 		 int (*item_fn)(void *ctx, const struct nf_key *key, const struct nf_val *v),
 		 int (*node_fn)(void *ctx, const struct nf_ref *ref), void *ctx);
+/* The same of the items with key in [FROM, TO) and the nodes on the way to them. */
+int nf_tree_walk_range(struct nf_node_source *src, const struct nf_ref *root, const struct nf_key *from,
+		       const struct nf_key *to,
+		       int (*item_fn)(void *ctx, const struct nf_key *key, const struct nf_val *v),
+		       int (*node_fn)(void *ctx, const struct nf_ref *ref), void *ctx);
 
 #endif

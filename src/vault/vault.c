@@ -21,6 +21,7 @@ enum {
 	NODE_THREADS = 2,
 	CLAIM_TRIES = 8,
 	MIN_FREE_BYTES = 64 << 20, /* the cache never takes the room that journal and state live from */
+	PATH_DEPTH_MAX = 4096,
 	COUNTER_SLACK = 1 << 16, /* numbers skipped after a restart: what was used and not remembered */
 };
 
@@ -45,6 +46,7 @@ static int open_local(struct nf_vault *v, const struct nf_vault_options *o)
 		return r;
 	struct nf_cache_options c = { .dir = o->cache_dir, .size_limit_bytes = o->cache_size_bytes,
 				      .min_free_bytes = NF_MAX(o->min_free_bytes, (uint64_t)MIN_FREE_BYTES),
+				      .hold = o->state_dir && nf_pins_exist(v->files, o->state_dir),
 				      .files = v->files,
 				      .aio = v->aio };
 	return nf_cache_open(&c, &v->cache);
@@ -277,10 +279,35 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	return v;
 }
 
+/* From now on there may be something that is only here.  Durable, as what comes is. */
+static int unsettle(struct nf_vault *v)
+{
+	nf_auto_free char *path = NULL;
+
+	if (asprintf(&path, "%s/" NF_SETTLED_FILE, v->state_path) < 0)
+		return nf_fail(-ENOMEM);
+	int r = v->files->unlink(v->files, path);
+	if (r == 0)
+		r = nf_file_sync_name(v->files, path);
+	return r == -ENOENT ? 0 : nf_fail(r);
+}
+
+/* Failing leaves it said that there may be something, which is no harm. */
+static void settle(struct nf_vault *v)
+{
+	nf_auto_free char *path = NULL;
+
+	if (asprintf(&path, "%s/" NF_SETTLED_FILE, v->state_path) >= 0)
+		(void)nf_file_replace(v->files, path, "", 0);
+}
+
 /* A writable vault: journal, writer, epoch; then what others did. */
 static int open_writer(struct nf_vault *v, const struct nf_state *s)
 {
-	int r = open_journal(v, s);
+	int r = unsettle(v);
+
+	if (r == 0)
+		r = open_journal(v, s);
 
 	if (r == 0 && v->writer) {
 		v->next_counter += COUNTER_SLACK;
@@ -360,8 +387,12 @@ int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
 	if (r == 0 && v->fixed)
 		r = v->read_only ? nf_snapshot_take_root(v, o->snapshot) : nf_fail(-EINVAL);
 	/* A snapshot never changes. */
+	if (r == 0 && v->cache && v->state_path && !v->fixed)
+		r = nf_keeper_new(v, &v->keeper);
 	if (r == 0 && !v->no_threads && !v->fixed)
 		r = nf_commit_start(v);
+	if (r == 0 && v->keeper && !v->no_threads)
+		r = nf_keeper_start(v->keeper);
 	if (r == 0 && v->link && v->committer_runs) {
 		nf_link_listen(v->link, nf_commit_link, v);
 		struct nf_link_status now;
@@ -453,6 +484,7 @@ void nf_vault_close(struct nf_vault *v)
 		return;
 	if (v->link)
 		nf_link_listen(v->link, NULL, NULL);
+	nf_keeper_stop(v->keeper);
 	nf_commit_stop(v);
 	if (v->pool) {
 		nf_lock_take(&v->ns);
@@ -461,8 +493,11 @@ void nf_vault_close(struct nf_vault *v)
 		nf_lock_drop(&v->ns);
 		if (v->journal && v->current && store_locally(v) < 0)
 			nf_trace(JOURNAL, "not everything could be stored at close");
+		else if (v->journal && v->current && nf_commit_is_settled(v))
+			settle(v);
 		drop_files(v);
 	}
+	nf_keeper_free(v->keeper);
 	nf_netfs_free(v->lib);
 	nf_look_free(v->look);
 	nf_fetch_free(v->fetch);
@@ -624,6 +659,7 @@ void nf_vault_status(struct nf_vault *v, struct nf_vault_status *out)
 	s.write_back_ms = v->write_back_ms;
 	s.poll_ms = v->poll_ms;
 	s.reintegrating = v->reintegrating;
+	nf_keeper_status(v, &s);
 	nf_lock_drop(&v->ns);
 	if (v->link)
 		link_status(v, &s);
@@ -685,4 +721,39 @@ int nf_vault_resolve(struct nf_vault *v, const char *path, struct nf_attr *out)
 	}
 	nf_want_deinit(&w);
 	return r == NF_TREE_NONE ? nf_fail(-ENOENT) : r;
+}
+
+int nf_vault_path(struct nf_vault *v, uint64_t ino, char **out)
+{
+	nf_auto(nf_want_deinit) struct nf_want w = NF_WANT_INIT;
+	nf_auto_free char *tail = strdup("");
+	int r = tail ? 0 : nf_fail(-ENOMEM);
+
+	for (int depth = 0; r == 0 && ino != NF_INO_ROOT; depth++) {
+		char name[NF_NAME_MAX + 1];
+		uint64_t up = 0;
+		uint8_t len;
+		if (depth == PATH_DEPTH_MAX)
+			return nf_fail(-NF_E_TREE_BAD);
+		nf_lock_take(&v->ns);
+		struct nf_view view = nf_vault_view(v);
+		r = nf_view_parent(&view, ino, &w, &up, name, &len);
+		nf_lock_drop(&v->ns);
+		if (r == NF_TREE_WANT) {
+			r = v->src.load(v->src.ctx, &w);
+			w.nr = 0;
+			continue;
+		}
+		char *now = NULL;
+		if (r == 0 && asprintf(&now, "%s%s%s", name, *tail ? "/" : "", tail) < 0)
+			r = nf_fail(-ENOMEM);
+		if (r == 0) {
+			free(tail);
+			tail = now;
+			ino = up;
+		}
+	}
+	if (r == 0)
+		*out = nf_steal(&tail);
+	return r == NF_TREE_NONE ? -ENOENT : r;
 }

@@ -49,6 +49,8 @@ struct nf_vault_options {
 int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out);
 /* The filesystem; no call may be in flight at close. */
 struct nf_fs *nf_vault_fs(struct nf_vault *v);
+/* In the state directory of a vault that was closed with everything on the server, until it is opened again. */
+#define NF_SETTLED_FILE "settled"
 /* Stores everything locally (journal, synced), ends the threads, frees.  NULL allowed. */
 void nf_vault_close(struct nf_vault *v);
 
@@ -78,6 +80,50 @@ int nf_vault_snapshot_remove(struct nf_vault *v, const char *name, const char *i
 
 /* Offline by command, and back.  0, or -EOPNOTSUPP without a link. */
 int nf_vault_hold(struct nf_vault *v, bool held);
+
+/* --- keeping what is wanted offline ---------------------------------------------------------
+ *
+ * A pin is an inode whose data, and all beneath it, is kept complete in this device's cache: what others add too.  Pins are
+ * remembered in the state directory, sealed.  A thread of the vault fetches what is missing, behind all else. */
+struct nf_pin {
+	uint64_t ino;
+	uint64_t files;         /* as far as they are known */
+	uint64_t bytes;         /* sealed, with their metadata */
+	uint64_t present_bytes; /* of them */
+	bool absent;            /* on the server there is no such inode: not yet, or not any more */
+};
+struct nf_pin_estimate {
+	struct nf_pin pin;
+	uint64_t missing_bytes; /* of it */
+	uint64_t kept_bytes;    /* what the cache would keep for all pins together */
+	uint64_t limit_bytes;   /* of the cache */
+	bool fits;
+};
+/* Blocks: reads metadata, perhaps from the server. -NF_E_FULL: it does not fit (*OUT is set), -EEXIST, -ENOENT. */
+int nf_vault_pin(struct nf_vault *v, uint64_t ino, bool dry_run, _Atomic bool *stop, struct nf_pin_estimate *out);
+int nf_vault_unpin(struct nf_vault *v, uint64_t ino); /* -ENOENT: not pinned */
+/* Waits until everything pinned is in the cache, or nothing more can be done: why. */
+int nf_vault_pin_wait(struct nf_vault *v, _Atomic bool *stop);
+/* EACH returns false to end.  PATH is relative to the root, "" for itself; NULL if it has no name.  Blocks. */
+int nf_vault_pins(struct nf_vault *v, bool (*each)(void *ctx, const struct nf_pin *p, const char *path), void *ctx);
+
+/* --- the cache ------------------------------------------------------------------------------ */
+struct nf_cache_info {
+	uint64_t limit_bytes, min_free_bytes, used_bytes, kept_bytes, packs;
+	uint64_t disk_free_bytes, disk_bytes;
+	uint64_t journal_bytes; /* what is here only, beside the cache */
+	uint64_t hit_bytes, miss_bytes; /* since the mount */
+};
+int nf_vault_cache_info(struct nf_vault *v, struct nf_cache_info *out);
+/* Gives up what is not kept: INO 0: all of it; otherwise the data of a file or of all beneath a directory. */
+int nf_vault_cache_drop(struct nf_vault *v, uint64_t ino, _Atomic bool *stop, uint64_t *freed_bytes);
+struct nf_cache_verified {
+	uint64_t blocks, bytes;  /* looked at */
+	uint64_t bad;            /* of them, dropped */
+};
+/* Opens each cached block of the newest tree (what older ones alone name is not looked at); REPORT is told of each that was damaged.  Reads metadata. */
+int nf_vault_cache_verify(struct nf_vault *v, _Atomic bool *stop, void (*report)(void *ctx, const char *line), void *ctx,
+			  struct nf_cache_verified *out);
 
 /* --- collecting what nothing needs any more (docs/internals/protocol.md, "Garbage") ----- */
 
@@ -135,6 +181,9 @@ struct nf_vault_status {
 	uint64_t journal_bytes;
 	uint64_t files, bytes;   /* of the tree, by its counters */
 	uint32_t write_back_ms, poll_ms;
+	uint64_t pins, pinned_bytes, pinned_present_bytes;
+	bool pins_current;       /* those sums are about the newest state; a moment later they are again */
+	int pin_error;           /* why something pinned is missing; 0: it is on its way */
 };
 void nf_vault_status(struct nf_vault *v, struct nf_vault_status *out);
 int nf_vault_regions_text(struct nf_vault *v, char **out);
@@ -142,6 +191,8 @@ int nf_vault_requests_text(struct nf_vault *v, char **out);
 
 /* Path access for commands, without a mount.  Blocks. */
 int nf_vault_resolve(struct nf_vault *v, const char *path, struct nf_attr *out);
+/* The path of INO by the newest names, relative to the root, "" for itself; -ENOENT: it has none.  Malloc'd.  Blocks. */
+int nf_vault_path(struct nf_vault *v, uint64_t ino, char **out);
 
 /* Walks and checks everything the newest head reaches (READ_DATA: opens every block too). REPORT is called
  * for each thing found wrong, with the path. */

@@ -247,6 +247,7 @@ struct nf_vault {
 	bool journaling;            /* n  somebody appends records: order */
 	pthread_t committer;
 	bool committer_runs;
+	struct nf_keeper *keeper;   /* I  NULL: no cache, or a snapshot */
 };
 
 /* --- epoch.c ----------------------------------------------------------------------- */
@@ -340,6 +341,8 @@ int nf_commit_start(struct nf_vault *v);  /* the thread */
 void nf_commit_stop(struct nf_vault *v);
 /* One turn: look, take over, and if there is something (or FORCE) commit. Blocks. */
 int nf_commit_turn(struct nf_vault *v, bool force);
+/* Is there nothing that the server is not known to have?  After nf_commit_stop(). */
+bool nf_commit_is_settled(struct nf_vault *v);
 /* The link is in state S: the committer rests or begins. */
 void nf_commit_link(void *vault, enum nf_link_state s);
 
@@ -358,6 +361,20 @@ int nf_merge(struct nf_vault *v, const struct nf_head *const *leaves, size_t nr,
 /* Items that every new head's tree must have for its parents: DELTA of each parent's own delta, ROOT of each parent. */
 int nf_merge_parents(struct nf_layer *l, const struct nf_head *const *parents, size_t nr);
 
+/* --- keeper.c: what is pinned, and the cache's limits --------------------------------------- */
+/* Whether STATE_DIR names pins: the cache must not evict before it knows which. */
+bool nf_pins_exist(const struct nf_file_ops *files, const char *state_dir);
+int nf_keeper_new(struct nf_vault *v, struct nf_keeper **out);
+int nf_keeper_start(struct nf_keeper *k); /* the thread */
+void nf_keeper_stop(struct nf_keeper *k); /* NULL allowed */
+void nf_keeper_free(struct nf_keeper *k);
+/* Look at what is pinned again; FETCH: and get what is missing even if nothing is to be sent or fetched unasked. */
+void nf_keeper_look(struct nf_vault *v, bool fetch);
+void nf_keeper_status(struct nf_vault *v, struct nf_vault_status *out) NF_REQUIRES(v->ns);
+/* The value of user.foliofs.pin on INO. 0, NF_TREE_NONE, NF_TREE_WANT. */
+#define NF_XATTR_PIN "user.foliofs.pin"
+int nf_pin_xattr(struct nf_vault *v, uint64_t ino, struct nf_want *w, struct nf_buf *b) NF_REQUIRES(v->ns);
+
 /* --- snapshot.c --------------------------------------------------------------------------- */
 /* From now on V shows the snapshot NAME or NAME@ID.  Before anything of it is in use. */
 int nf_snapshot_take_root(struct nf_vault *v, const char *name);
@@ -373,6 +390,9 @@ struct nf_state {
 int nf_state_load(struct nf_vault *v, struct nf_state *out); /* -ENOENT: a new device */
 int nf_state_save(struct nf_vault *v, const struct nf_state *s);
 void nf_state_deinit(struct nf_state *s);
+/* A small file NAME of the state directory, sealed as belonging to it and a device.  -ENOENT, -NF_E_STATE_BAD. */
+int nf_sealed_load(struct nf_vault *v, const char *name, size_t max, uint8_t device_id[16], void **out, size_t *out_len);
+int nf_sealed_save(struct nf_vault *v, const char *name, const uint8_t device_id[16], const struct nf_buf *plain);
 
 /* --- recover.c ---------------------------------------------------------------------------------- */
 /* The journal's records. */

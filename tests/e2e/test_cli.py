@@ -19,7 +19,7 @@ from cli_lib import PASS, Site
 from vault_lib import (BUSY, DAMAGED, DENIED, ERROR, EXITS, FOREIGN, KEY, MOUNT, NO_VAULT, NOT_MOUNTED, OFFLINE, OK,
                        USAGE, servers)
 
-COMMANDS = ["init", "mount", "umount", "status", "sync", "offline", "online", "key", "ls", "cat", "get", "check", "gc", "snapshot",
+COMMANDS = ["init", "mount", "umount", "status", "sync", "offline", "online", "pin", "unpin", "cache", "key", "ls", "cat", "get", "check", "gc", "snapshot",
             "stats", "regions", "requests", "map", "trace"]
 
 
