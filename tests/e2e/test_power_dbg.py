@@ -1,0 +1,126 @@
+"""What fsync acknowledged survives a power cut beneath the cache directory: a file system on a loop device, ended by its shutdown
+ioctl without a flush of its log, the daemon killed, the file system mounted again (its own journal is replayed), then the vault.
+
+    cache   state and cache on the disk that is cut; Apache elsewhere, reachable or not when the machine is back
+    store   the directory store on the same disk
+
+Writers note what was promised on another disk (promise_lib.py).  Needs root, loop devices, mkfs.ext4 and mkfs.xfs."""
+import contextlib
+import fcntl
+import os
+import struct
+import subprocess
+import time
+
+import pytest
+from conftest import is_mounted
+from promise_lib import check, check_database, end, start_database, start_writers
+from vault_lib import Vault, size, store
+
+FILESYSTEMS = ("ext4", "xfs")
+SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are one number
+NOLOGFLUSH = 2
+WRITERS = 2
+ROUNDS = size("CUTS", 2, 50)
+
+
+class Disk:
+    def __init__(self, stage, kind):
+        self.dir = stage.folder("disk")
+        self.image = stage.dir / "disk.img"
+        with open(self.image, "wb") as f:
+            f.truncate(400 << 20)
+        subprocess.run([f"mkfs.{kind}", "-q", self.image], check=True, timeout=60)
+        self.mount()
+
+    def mount(self):
+        subprocess.run(["mount", "-o", "loop", self.image, self.dir], check=True, timeout=60)
+
+    def cut(self):
+        fd = os.open(self.dir, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, SHUTDOWN, struct.pack("I", NOLOGFLUSH))
+        finally:
+            os.close(fd)
+
+    def unmount(self):
+        for _ in range(50):
+            if subprocess.run(["umount", self.dir], stderr=subprocess.DEVNULL, timeout=60, check=False).returncode == 0:
+                return
+            time.sleep(0.1)
+        subprocess.run(["umount", self.dir], check=True, timeout=60)
+
+
+@contextlib.contextmanager
+def disk(stage, kind):
+    d = Disk(stage, kind)
+    try:
+        yield d
+    finally:
+        for daemon in stage.daemons:
+            daemon.end()
+        if is_mounted(d.dir):
+            d.unmount()
+
+
+def looks(m, notes, note, away=False):
+    looked = check(m.dir / "d", notes, away)[0]
+    if not away:
+        check_database(m.dir / "d" / "db", note)
+    return looked
+
+
+@pytest.mark.limit(300 + 30 * ROUNDS)
+@pytest.mark.parametrize("cut", ("cache", "store"))
+@pytest.mark.parametrize("kind", FILESYSTEMS)
+def test_every_promise_is_kept_when_the_power_goes(stage, kind, cut):
+    notes = [stage.dir / f"note-{i}" for i in range(WRITERS)]
+    note = stage.dir / "note-db"
+    looked = without = 0
+    for n in [*notes, note]:
+        n.touch()
+    with disk(stage, kind) as d, store(stage, "apache" if cut == "cache" else "file") as s:
+        if cut == "store":
+            s.root = d.dir / "v"
+            s.url = f"file://{s.root}"
+        v = Vault(stage, s)
+        laptop = v.machine("laptop")
+        laptop.home = d.dir / "laptop"
+        laptop.home.mkdir()
+        with laptop.mount() as m:
+            (m.dir / "d").mkdir()
+            m.sync()
+        for n in range(ROUNDS):
+            m = laptop.mount("poll=300ms", "write_back=1s")
+            looked += looks(m, notes, note)
+            writers = start_writers(m.dir / "d", notes)
+            writers.append(start_database(m.dir / "d" / "db", note, "wal" if n % 4 == 3 else "delete"))
+            try:
+                until = time.monotonic() + 0.7 + 0.23 * (n % 4)
+                while time.monotonic() < until:
+                    # Commits run beside the writers, and are hit too.
+                    if n % 2:
+                        m.try_sync()
+                    time.sleep(0.05)
+                d.cut()
+            finally:
+                m.kill()
+                end(writers)
+            d.unmount()
+            d.mount()
+            if cut == "cache" and n % 2:
+                s.away()
+                subprocess.run("find %s/laptop -ls >/tmp/crash/ls.txt; cp -a %s/laptop /tmp/crash/laptop-%d" % (d.dir, d.dir, n), shell=True)
+                with laptop.mount() as m:
+                    without += looks(m, notes, note, away=True)
+                s.back()
+        with laptop.mount() as m:
+            last, made = check(m.dir / "d", notes)
+            rows = check_database(m.dir / "d" / "db", note)
+            m.sync()
+        with v.machine("other").mount() as m:
+            assert check(m.dir / "d", notes) == (last, made)
+            assert check_database(m.dir / "d" / "db", note) == rows
+    assert made > ROUNDS * WRITERS and rows > ROUNDS
+    print(f"{kind}, {cut}: {ROUNDS} cuts, {made} fsyncs and {rows} transactions acknowledged, looked at {looked + 2 * last} times "
+          f"and {without} times without the server, none lost")
