@@ -58,6 +58,8 @@
 	X(STORE_BAD, "store", "bad", "objects", "objects of the server that did not authenticate") \
 	/* vault */                                                                                \
 	X(COMMITS, "vault", "commits", "commits", "heads written and confirmed")                   \
+	X(EARLY_BYTES, "vault", "early_bytes", "bytes", "sealed bytes sent before the commit that wanted them") \
+	X(EARLY_WASTED_BYTES, "vault", "early_wasted_bytes", "bytes", "of these, what no commit named") \
 	X(LOOKS, "vault", "looks", "looks", "listings of heads")                                   \
 	X(FORKS_SEEN, "vault", "forks_seen", "forks", "looks that found more than one leaf")       \
 	X(MERGES, "vault", "merges", "merges", "merges made")                                      \

@@ -77,6 +77,8 @@ static int vault_options(const struct nf_options *o, struct nf_vault_options *v)
 		.poll_ms = (uint32_t)NF_MIN(o->poll_ms, (uint64_t)UINT32_MAX),
 		.read_only = shown_read_only(o), .snapshot = o->snapshot,
 		.expect = o->expect,
+		/* Where bytes are counted none is sent that might be in vain. */
+		.ahead_bytes = o->bwlimit_up || o->bwlimit ? UINT64_MAX : 0,
 	};
 	int r = one_of("fsync", o->fsync, "local", "remote", &v->fsync_remote);
 	if (r == 0)

@@ -15,6 +15,7 @@
 #include "base/random.h"
 #include "base/trace.h"
 #include "vault/calls.h"
+#include "vault/upload.h"
 
 #include <inttypes.h>
 
@@ -290,6 +291,11 @@ static int publish(struct nf_vault *v, const struct leaves *l)
 
 	v->base_seen_ns = 0;
 	int r = nf_publish(v, l->p, l->nr_left, &head);
+	if (r == 0) {
+		nf_lock_take(&v->ns);
+		nf_ahead_resume(v);
+		nf_lock_drop(&v->ns);
+	}
 	if (r == 0)
 		r = know(v, &head);
 	nf_head_deinit(&head);
@@ -557,7 +563,7 @@ int nf_commit_start(struct nf_vault *v)
 	if (r)
 		return nf_fail(-r);
 	v->committer_runs = true;
-	return 0;
+	return v->read_only ? 0 : nf_ahead_start(v);
 }
 
 void nf_commit_stop(struct nf_vault *v)
@@ -569,6 +575,7 @@ void nf_commit_stop(struct nf_vault *v)
 	nf_cond_broadcast(&v->changed);
 	nf_lock_drop(&v->ns);
 	atomic_store(&v->stop, true);
+	nf_ahead_stop(v);
 	pthread_join(v->committer, NULL);
 	v->committer_runs = false;
 }

@@ -19,8 +19,10 @@ size_t nf_cut_ops_max_bytes(const struct nf_vault *v);
 int nf_split(struct nf_vault *v, size_t max_bytes);
 
 /* gc_named.c */
-/* Packs that what we publish names.  Take ns. */
+/* Packs that what we publish names.  Takes ns. */
 int nf_named_add(struct nf_vault *v, const struct nf_pack_id *id);
+/* The same of one that was begun at SINCE_S of the server's, 0: not known. */
+int nf_named_add_locked(struct nf_vault *v, const struct nf_pack_id *id, int64_t since_s) NF_REQUIRES(v->ns);
 int nf_named_add_node(struct nf_vault *v, unsigned level, const void *plain, size_t len);
 /* G4, of the only leaf of a look.  0: all of them are there and not condemned.  1: some are not, and what they held is
  * on its way into the next dot. */
@@ -50,13 +52,5 @@ int nf_replay(struct nf_vault *v, struct nf_apply *a, const void *ops, size_t le
 int nf_base_now(struct nf_vault *v, const struct nf_ref *tree, struct nf_ref *base);
 /* A copy of a head (vector included). */
 int nf_head_copy(struct nf_head *to, const struct nf_head *from);
-/* Where a local block went; false: it is not on the server. Takes ns. */
-bool nf_moved_find(struct nf_vault *v, const struct nf_block_ref *ref, struct nf_moved *out);
-int nf_moved_add(struct nf_vault *v, const struct nf_block_ref *ref, const struct nf_pack_id *pack,
-		 uint32_t offset_bytes);
-/* Blocks that went into PACKS are to be sent again. */
-void nf_moved_forget(struct nf_vault *v, const struct nf_pack_set *packs) NF_REQUIRES(v->ns);
-/* Drops what is known of segments below BOUND. */
-void nf_moved_trim(struct nf_vault *v, uint64_t bound) NF_REQUIRES(v->ns);
 
 #endif

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/trace.h"
 #include "vault/commit.h"
+#include "vault/upload.h"
 
 #include <inttypes.h>
 
@@ -83,6 +84,15 @@ static uint64_t segment_of_next(struct nf_vault *v)
 	return nf_journal_rotate(v->journal, &segment) == 0 ? segment : nf_journal_newest(v->journal);
 }
 
+/* What is stored can go while the rest is. */
+static void send_stored(struct nf_vault *v)
+{
+	nf_lock_take(&v->ns);
+	nf_list_for_each(vn, &v->dirty_list, struct nf_vnode, dirty)
+		nf_ahead_cut(vn);
+	nf_lock_drop(&v->ns);
+}
+
 int nf_cut(struct nf_vault *v)
 {
 	struct nf_epoch *now;
@@ -100,6 +110,7 @@ int nf_cut(struct nf_vault *v)
 		if (r != -EAGAIN)
 			return r < 0 ? r : 1;
 	}
+	send_stored(v);
 	/* What the next epoch appends comes after this. */
 	uint64_t segment = segment_of_next(v);
 	nf_lock_take(&v->ns);

@@ -8,32 +8,38 @@
  *             some: the bytes go into new packs, as the next dot; that one is reported
  *
  * The committer's thread does all of it. */
+#include "base/assert.h"
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/trace.h"
 #include "vault/gc.h"
+#include "vault/upload.h"
 
 #include <inttypes.h>
 
 /* A condemned pack stays in the list for twice as long, deleted or not (LISTED_S in gc.c). */
 enum { TRUST_S = 1800 };
 
+int nf_named_add_locked(struct nf_vault *v, const struct nf_pack_id *id, int64_t since_s)
+{
+	NF_ASSERT(nf_lock_held(&v->ns));
+	v->named_since_s = v->named.nr ? NF_MIN(v->named_since_s, since_s) : since_s;
+	return nf_pack_set_get(&v->named, id) ? 0 : nf_fail(-ENOMEM);
+}
+
 int nf_named_add(struct nf_vault *v, const struct nf_pack_id *id)
 {
 	if (nf_pack_id_is_zero(id) || nf_ref_is_local(id))
 		return 0;
 	nf_lock_take(&v->ns);
-	if (!v->named.nr)
-		v->named_since_s = v->look_date_s;
-	bool ok = nf_pack_set_get(&v->named, id) != NULL;
+	int r = nf_named_add_locked(v, id, v->named.nr ? v->named_since_s : v->look_date_s);
 	nf_lock_drop(&v->ns);
-	return ok ? 0 : nf_fail(-ENOMEM);
+	return r;
 }
 
 struct adding {
 	struct nf_vault *v;
 	struct nf_pack_id last;
-	int error;
 };
 
 static int add(void *ctx, const struct nf_pack_id *id, uint32_t bytes)
@@ -168,17 +174,30 @@ int nf_named_check(struct nf_vault *v, const struct nf_head *leaf, int64_t date_
 	return 1;
 }
 
+/* Packs that went out long ago and that nothing names yet: they are asked for, too. */
+static int add_old(struct nf_vault *v)
+{
+	int r = 0;
+
+	NF_ASSERT(nf_lock_held(&v->ns));
+	for (struct nf_pack_entry *e = nf_pack_set_first(&v->sent); r == 0 && e; e = nf_pack_set_next(e))
+		if (v->look_date_s - e->mtime_s > TRUST_S)
+			r = nf_named_add_locked(v, &e->id, e->mtime_s);
+	return r;
+}
+
 int nf_named_recheck(struct nf_vault *v, const struct nf_head *leaf)
 {
 	struct nf_pack_set bad = NF_PACK_SET_INIT;
 
 	nf_lock_take(&v->ns);
+	int r = add_old(v);
 	bool old = v->named.nr && v->look_date_s - v->named_since_s > TRUST_S;
 	int64_t date_s = v->look_date_s;
 	nf_lock_drop(&v->ns);
-	if (!old)
-		return 0;
-	int r = find_bad(v, leaf, date_s, &bad);
+	if (r < 0 || !old)
+		return r;
+	r = find_bad(v, leaf, date_s, &bad);
 	if (r == 0) {
 		nf_lock_take(&v->ns);
 		nf_moved_forget(v, &bad);

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/trace.h"
 #include "vault/run.h"
+#include "vault/upload.h"
 
 #include <inttypes.h>
 
@@ -614,6 +615,9 @@ static void write_stored(struct nf_wreq *wq)
 	nf_lock_take(&vn->v->ns);
 	for (unsigned i = 0; i < wr->nr; i++) {
 		struct nf_acc *now = wr->accs[i];
+		uint64_t first = now->first_block, stored = 0;
+		for (int b = 0; b < NF_WINDOW_BLOCKS; b++)
+			stored += now->known[b] ? now->refs[b].sealed_len : 0;
 		struct nf_acc *a = nf_acc_find(vn, now->first_block, now->group);
 		wr->accs[i] = NULL;
 		if (!a) {
@@ -640,6 +644,8 @@ static void write_stored(struct nf_wreq *wq)
 		for (int b = 0; b < NF_WINDOW_BLOCKS; b++)
 			if (a->known[b])
 				vn->acc_bytes += a->refs[b].sealed_len;
+		if (stored)
+			nf_ahead_stored(vn, first, stored);
 	}
 	wr->nr = 0;
 	storing_end(vn, wr);

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "base/trace.h"
 #include "vault/commit.h"
+#include "vault/upload.h"
 
 #include <inttypes.h>
 
@@ -20,236 +21,10 @@ enum {
 	SPREAD_MAX = 12,            /* packs that the children of one node may lie in */
 	SPREAD_BUDGET = 256,        /* nodes rewritten for that in one commit */
 	RETAIN_COMMITS = 1000,
-	UPLOADS_MAX = 3,
-	DATA_PACK_BYTES = 8 << 20,
 	SIZES_MAX = 8,              /* times that a server may refuse the size of one commit's packs */
 };
 
-/* --- blocks that moved ------------------------------------------------------------------------ */
-
-static int cmp_moved(const void *key, const struct nf_avl_node *n)
-{
-	const struct nf_moved *k = key, *m = nf_container_of(n, const struct nf_moved, node);
-	if (k->segment != m->segment)
-		return k->segment < m->segment ? -1 : 1;
-	return k->offset_bytes < m->offset_bytes ? -1 : k->offset_bytes > m->offset_bytes;
-}
-
-bool nf_moved_find(struct nf_vault *v, const struct nf_block_ref *ref, struct nf_moved *out)
-{
-	struct nf_moved key = { .segment = nf_ref_local_segment(&ref->pack),
-				.offset_bytes = ref->offset_bytes };
-	nf_lock_take(&v->ns);
-	struct nf_avl_node *n = nf_avl_find(&v->moved, &key, cmp_moved);
-	if (n)
-		*out = *nf_container_of(n, struct nf_moved, node);
-	nf_lock_drop(&v->ns);
-	return n != NULL;
-}
-
-int nf_moved_add(struct nf_vault *v, const struct nf_block_ref *ref, const struct nf_pack_id *pack,
-		 uint32_t offset_bytes)
-{
-	struct nf_moved *m = calloc(1, sizeof *m);
-
-	if (!m)
-		return nf_fail(-ENOMEM);
-	m->segment = nf_ref_local_segment(&ref->pack);
-	m->offset_bytes = ref->offset_bytes;
-	m->pack = *pack;
-	m->now_bytes = offset_bytes;
-	nf_lock_take(&v->ns);
-	struct nf_avl_node *there = nf_avl_add(&v->moved, m, cmp_moved, &m->node);
-	nf_lock_drop(&v->ns);
-	if (there)
-		free(m);
-	return 0;
-}
-
-void nf_moved_forget(struct nf_vault *v, const struct nf_pack_set *packs)
-{
-	struct nf_avl_node *n = nf_avl_first(&v->moved), *next;
-
-	for (; n; n = next) {
-		struct nf_moved *m = nf_container_of(n, struct nf_moved, node);
-		next = nf_avl_next(n);
-		if (!nf_pack_set_find(packs, &m->pack))
-			continue;
-		nf_avl_erase(&v->moved, n);
-		free(m);
-	}
-}
-
-void nf_moved_trim(struct nf_vault *v, uint64_t bound)
-{
-	struct nf_avl_node *n;
-
-	while ((n = nf_avl_first(&v->moved))) {
-		struct nf_moved *m = nf_container_of(n, struct nf_moved, node);
-		if (m->segment >= bound)
-			return;
-		nf_avl_erase(&v->moved, n);
-		free(m);
-	}
-}
-
-/* --- data packs ---------------------------------------------------------------------------------
- *
- *   fill -> upload 0 ----> put, moved      the next pack is filled while up to UPLOADS_MAX are on their way,
- *   fill -> upload 1 ----> put, moved      each by a thread of its own; memory: (UPLOADS_MAX + 1) DATA_PACK_BYTES
- *   fill -> upload 2 ----> put, moved */
-
-/* One pack's worth of blocks, in order. */
-struct upload {
-	struct nf_vault *v;
-	struct nf_buf bytes;
-	struct nf_block_ref *refs;
-	size_t nr, cap;
-	pthread_t thread;
-	bool running;
-	int error;
-};
-
-struct packing {
-	struct nf_vault *v;
-	struct upload up[UPLOADS_MAX + 1];
-	unsigned at; /* the one being filled; the one after it is the oldest under way */
-};
-
-static uint64_t data_pack_max(const struct nf_vault *v)
-{
-	return NF_MIN((uint64_t)DATA_PACK_BYTES, atomic_load(&v->store->max_put_bytes));
-}
-
-/* Puts blocks [first, first + nr), which lie at AT. */
-static int upload_run(struct upload *u, size_t first, size_t nr, size_t at, size_t len)
-{
-	struct nf_vault *v = u->v;
-	struct iovec iov = { u->bytes.p + at, len };
-	struct nf_pack_put put = { .store = v->store, .cache = v->cache, .iov = &iov, .nr_iov = 1,
-				   .stop = &v->stop };
-	uint32_t offset = 0;
-
-	int r = nf_pack_put(&put);
-	if (r == 0)
-		r = nf_named_add(v, &put.id);
-	for (size_t i = first; r == 0 && i < first + nr; i++) {
-		r = nf_moved_add(v, &u->refs[i], &put.id, offset);
-		offset += u->refs[i].sealed_len;
-	}
-	if (r == 0) {
-		nf_lock_take(&v->ns);
-		v->upload_done += len;
-		nf_lock_drop(&v->ns);
-	}
-	return r;
-}
-
-/* A server that refuses the size is given smaller packs, down to single blocks. */
-static int upload_all(struct upload *u)
-{
-	uint64_t max = UINT64_MAX;
-	size_t first = 0, at = 0;
-
-	while (first < u->nr) {
-		size_t nr = 1, len = u->refs[first].sealed_len;
-		max = NF_MIN(max, data_pack_max(u->v));
-		while (first + nr < u->nr && len + u->refs[first + nr].sealed_len <= max)
-			len += u->refs[first + nr++].sealed_len;
-		int r = upload_run(u, first, nr, at, len);
-		if (r == -NF_E_STORE_TOO_LARGE && nr > 1) {
-			max = len / 2;
-			continue;
-		}
-		if (r < 0)
-			return r;
-		first += nr;
-		at += len;
-	}
-	return 0;
-}
-
-static void *upload_thread(void *arg)
-{
-	struct upload *u = arg;
-
-	u->error = upload_all(u);
-	return NULL;
-}
-
-/* Waits for U's thread, if it has one; U is empty then. */
-static int upload_end(struct upload *u)
-{
-	if (!u->running)
-		return 0;
-	pthread_join(u->thread, NULL);
-	u->running = false;
-	u->bytes.len = 0;
-	u->nr = 0;
-	return u->error;
-}
-
-static int packing_flush(struct packing *p)
-{
-	struct upload *u = &p->up[p->at];
-
-	if (u->nr == 0)
-		return 0;
-	int r = pthread_create(&u->thread, NULL, upload_thread, u);
-	if (r)
-		return nf_fail(-r);
-	u->running = true;
-	p->at = (p->at + 1) % (UPLOADS_MAX + 1);
-	return upload_end(&p->up[p->at]);
-}
-
-/* Ends what is under way; R or the first error of an upload. */
-static int packing_end(struct packing *p, int r)
-{
-	if (r == 0)
-		r = packing_flush(p);
-	for (unsigned i = 0; i < UPLOADS_MAX + 1; i++) {
-		int one = upload_end(&p->up[i]);
-		if (r == 0)
-			r = one;
-		nf_buf_deinit(&p->up[i].bytes);
-		free(p->up[i].refs);
-	}
-	return r;
-}
-
-static int packing_add(struct packing *p, const struct nf_block_ref *ref)
-{
-	struct upload *u = &p->up[p->at];
-	struct nf_moved moved;
-
-	if (nf_moved_find(p->v, ref, &moved))
-		return 0;
-	if (u->nr && u->bytes.len + ref->sealed_len > data_pack_max(p->v)) {
-		int r = packing_flush(p);
-		if (r < 0)
-			return r;
-		u = &p->up[p->at];
-	}
-	u->v = p->v;
-	if (u->nr == u->cap) {
-		size_t cap = u->cap ? 2 * u->cap : 256;
-		struct nf_block_ref *refs = realloc(u->refs, cap * sizeof *refs);
-		if (!refs)
-			return nf_fail(-ENOMEM);
-		u->refs = refs;
-		u->cap = cap;
-	}
-	if (!nf_buf_reserve(&u->bytes, ref->sealed_len))
-		return nf_fail(-ENOMEM);
-	struct nf_journal_pos pos = { nf_ref_local_segment(&ref->pack), ref->offset_bytes };
-	int r = nf_journal_read(p->v->journal, pos, u->bytes.p + u->bytes.len, ref->sealed_len);
-	if (r < 0)
-		return nf_fail(r);
-	u->bytes.len += ref->sealed_len;
-	u->refs[u->nr++] = *ref;
-	return 0;
-}
+/* --- data -------------------------------------------------------------------------------------- */
 
 /* The block size of the file that EXTENT items of INO belong to. */
 static int block_bytes_of(struct nf_vault *v, const struct nf_view *view, uint64_t ino, uint32_t *out)
@@ -280,7 +55,6 @@ static int block_bytes_of(struct nf_vault *v, const struct nf_view *view, uint64
  * frozen and drained, or ours. */
 static int upload_blocks(struct nf_vault *v, const struct nf_change *c, size_t nr, const struct nf_view *view)
 {
-	struct packing p = { .v = v };
 	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
 	bool known[NF_WINDOW_BLOCKS];
 	struct nf_extent_ref published;
@@ -288,6 +62,7 @@ static int upload_blocks(struct nf_vault *v, const struct nf_change *c, size_t n
 	uint32_t bs = 0;
 	int r = 0;
 
+	nf_upload_begin(v, true);
 	for (int pass = 0; r == 0 && pass < 2; pass++) {
 		for (size_t i = 0; r == 0 && i < nr; i++) {
 			if (c[i].key.type != NF_ITEM_EXTENT || !c[i].value)
@@ -305,7 +80,7 @@ static int upload_blocks(struct nf_vault *v, const struct nf_change *c, size_t n
 				if (pass == 0)
 					total += refs[b].sealed_len;
 				else
-					r = packing_add(&p, &refs[b]);
+					r = nf_upload_add(v, &refs[b], false);
 			}
 		}
 		if (pass == 0) {
@@ -315,7 +90,7 @@ static int upload_blocks(struct nf_vault *v, const struct nf_change *c, size_t n
 			nf_lock_drop(&v->ns);
 		}
 	}
-	return packing_end(&p, r);
+	return nf_upload_end(v, r);
 }
 
 /* --- the delta -------------------------------------------------------------------------------------- */
@@ -325,11 +100,15 @@ static int translate(struct nf_vault *v, struct nf_block_ref refs[NF_WINDOW_BLOC
 		     bool known[NF_WINDOW_BLOCKS], bool must)
 {
 	struct nf_moved m;
+	int r;
 
 	for (int b = 0; b < NF_WINDOW_BLOCKS; b++) {
 		if (!known[b] || !refs[b].sealed_len || !nf_ref_is_local(&refs[b].pack))
 			continue;
-		if (nf_moved_find(v, &refs[b], &m)) {
+		r = nf_moved_name(v, &refs[b], &m);
+		if (r < 0)
+			return r;
+		if (r > 0) {
 			refs[b].pack = m.pack;
 			refs[b].offset_bytes = m.now_bytes;
 		} else if (must) {

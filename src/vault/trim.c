@@ -11,6 +11,7 @@
  * Each pins from its own lowest segment on, and one without blocks here pins nothing. */
 #include "base/assert.h"
 #include "vault/commit.h"
+#include "vault/upload.h"
 
 #include <inttypes.h>
 

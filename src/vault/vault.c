@@ -9,6 +9,7 @@
 #include "vault/header.h"
 #include "vault/recover.h"
 #include "vault/run.h"
+#include "vault/upload.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -22,6 +23,7 @@ enum {
 	CLAIM_TRIES = 8,
 	MIN_FREE_BYTES = 64 << 20, /* the cache never takes the room that journal and state live from */
 	PATH_DEPTH_MAX = 4096,
+	STREAM_BYTES = 64 << 20,
 	COUNTER_SLACK = 1 << 16, /* numbers skipped after a restart: what was used and not remembered */
 };
 
@@ -255,6 +257,8 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	nf_cond_init(&v->changed);
 	nf_avl_init(&v->vnodes, NULL);
 	nf_avl_init(&v->moved, NULL);
+	nf_list_init(&v->ahead);
+	nf_cond_init(&v->ahead_wake);
 	nf_list_init(&v->closed);
 	nf_list_init(&v->dirty_list);
 	nf_list_init(&v->sync_waiters);
@@ -272,6 +276,7 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	v->read_only = o->read_only;
 	v->fsync_remote = o->fsync_remote;
 	v->manual = o->manual;
+	v->stream_bytes = o->ahead_bytes ? o->ahead_bytes : STREAM_BYTES;
 	v->no_threads = o->no_threads;
 	v->block_shift = o->block_shift ? o->block_shift : NF_DEFAULT_BLOCK_SHIFT;
 	v->write_back_ms = o->write_back_ms ? o->write_back_ms : 5000;
@@ -368,6 +373,8 @@ int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
 	if (!v)
 		return nf_fail(-ENOMEM);
 	int r = v->host ? nf_header_ring(o->header, &v->ring) : nf_fail(-ENOMEM);
+	if (r == 0)
+		r = nf_uploads_new(v);
 	if (r == 0)
 		r = open_local(v, o);
 	if (r == 0)
@@ -506,7 +513,11 @@ void nf_vault_close(struct nf_vault *v)
 	nf_journal_close(v->journal);
 	nf_epoch_free(v->frozen);
 	nf_epoch_free(v->current);
+	nf_uploads_free(v->uploads);
+	nf_lock_take(&v->ns);
+	nf_ahead_clear(v);
 	nf_moved_trim(v, UINT64_MAX);
+	nf_lock_drop(&v->ns);
 	nf_named_reported(v);
 	free(v->touched);
 	nf_nodes_free(v->nodes);
@@ -519,6 +530,7 @@ void nf_vault_close(struct nf_vault *v)
 	free(v->state_path);
 	free(v->cache_path);
 	free(v->host);
+	nf_cond_deinit(&v->ahead_wake);
 	nf_cond_deinit(&v->changed);
 	nf_lock_deinit(&v->run_lock);
 	nf_lock_deinit(&v->ns);

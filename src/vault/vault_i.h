@@ -118,6 +118,7 @@ struct nf_vnode {
 	struct nf_work kill;     /* n */
 	struct nf_avl acc;       /* n  of nf_acc, by (first block, group) */
 	uint64_t acc_bytes;      /* n  sealed bytes in acc */
+	uint64_t stream_bytes;   /* n  sealed bytes stored since the last cut (ahead.c) */
 	unsigned storing;        /* n  requests that may have blocks in the journal and none in acc */
 	uint64_t storing_segment; /* n  while there are: these blocks are there or later */
 	struct nf_buf base_item; /* n  INODE value in the base; empty: not there */
@@ -141,15 +142,6 @@ struct nf_open_file {
 	uint32_t flags;
 	bool writable;
 	bool direct;
-};
-
-/* An uploaded block: where its local reference went. */
-struct nf_moved {
-	struct nf_avl_node node;
-	uint64_t segment;
-	uint32_t offset_bytes;
-	struct nf_pack_id pack;
-	uint32_t now_bytes;
 };
 
 struct nf_vault {
@@ -193,6 +185,19 @@ struct nf_vault {
 	struct nf_list dirty_list;  /* n */
 	uint64_t dirty_since_ns;    /* n  when the list got its first since the last cut; 0 */
 	struct nf_avl moved;        /* n  of nf_moved */
+	struct nf_pack_set sent;    /* n  packs that blocks in `moved` are in; mtime_s: the server's date when begun */
+	struct nf_uploads *uploads; /* of whoever is `filling` */
+	bool filling;               /* n */
+	bool want_filling;          /* n  a commit is, or wants to be */
+	struct nf_list ahead;       /* n  windows that may be sent before their commit */
+	size_t nr_ahead;            /* n */
+	uint64_t ahead_bytes;       /* n  of these windows */
+	uint64_t ahead_sent_bytes, ahead_wasted_bytes; /* n */
+	bool ahead_failed;          /* n  nothing is sent ahead until a commit went through */
+	uint64_t stream_bytes;      /* I  a file that stores so much is a stream */
+	struct nf_cond ahead_wake;  /* n */
+	pthread_t ahead_thread;
+	bool ahead_runs;
 	struct nf_pack_set named;   /* n  packs that what we published names, until it is reported */
 	int64_t named_since_s;      /* n  the server's date before the first of them was sent; 0: unknown */
 	uint64_t repair_seq;        /* the committer's: the dot that sends again what others took away */
