@@ -6,13 +6,16 @@
         p.hold("GET /packs/")   # the next request that begins so does not reach the server...
         p.held()                # ...(whether there was one)
         p.release()             # ...until here
+        p.cut()                 # every connection is broken off, new ones too...
+        p.mute()                # ...or: nothing passes any more, neither way, and nobody is told...
+        p.join()                # ...until here
 
 Each piece a client sends is passed on `delay_s` later, in order, so every request takes that much longer while the
 rate stays what it was; connections opened cost nothing more.  It runs in a process of its own.
 
 From the shell:
     proxy.py TARGET_PORT [DELAY_MS]
-prints its port and serves until its standard input ends.  Lines there: "hold BEGINNING", "release"; each, and an empty one, is
+prints its port and serves until its standard input ends.  Lines there: "hold BEGINNING", "release", "cut", "mute", "join"; each, and an empty one, is
 answered by "REQUESTS BYTES_SENT BYTES_RECEIVED HELD".
 """
 import asyncio
@@ -29,6 +32,32 @@ REQUEST = re.compile(rb"(?:^|\n)[A-Z]+ [^ \r\n]+ HTTP/1\.1\r\n")
 
 class Counts:
     requests = sent = received = 0
+
+
+class Link:
+    """The way to the server: "up", "cut" or "mute"."""
+    state = "up"
+    clients = set()  # writers to clients
+    up = asyncio.Event()
+
+    @classmethod
+    def command(cls, word):
+        if word == "join":
+            # Whoever was left without an answer has lost what was on its way.
+            if cls.state == "mute":
+                cls.break_off()
+            cls.state = "up"
+            cls.up.set()
+        elif word in ("cut", "mute"):
+            cls.state = word
+            cls.up.clear()
+            if word == "cut":
+                cls.break_off()
+
+    @classmethod
+    def break_off(cls):
+        for writer in list(cls.clients):
+            writer.transport.abort()
 
 
 class Hold:
@@ -60,6 +89,8 @@ class Hold:
 
 async def pump(reader, writer):
     while data := await reader.read(PIECE_BYTES):
+        if Link.state != "up":
+            await Link.up.wait()
         Counts.received += len(data)
         writer.write(data)
         await writer.drain()
@@ -69,6 +100,8 @@ async def delay_line(reader, queue, delay_s, held_here):
     """Reads from the client; each piece goes into the queue with the time when it is due."""
     loop = asyncio.get_running_loop()
     while data := await reader.read(PIECE_BYTES):
+        if Link.state != "up":
+            await Link.up.wait()
         Counts.sent += len(data)
         # A request's head comes in one piece, and bodies here are ciphertext.
         Counts.requests += len(REQUEST.findall(data[:4096]))
@@ -92,6 +125,17 @@ async def deliver(queue, writer):
 
 
 async def client(reader, writer, target, delay_s):
+    if Link.state == "cut":
+        writer.transport.abort()
+        return
+    Link.clients.add(writer)
+    try:
+        await connected(reader, writer, target, delay_s)
+    finally:
+        Link.clients.discard(writer)
+
+
+async def connected(reader, writer, target, delay_s):
     with contextlib.suppress(OSError):
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", target, limit=PIECE_BYTES)
         queue, held_here = asyncio.Queue(PIECES_MAX), asyncio.Event()
@@ -116,8 +160,10 @@ async def serve(target, delay_s):
                                         limit=PIECE_BYTES)
     print(server.sockets[0].getsockname()[1], flush=True)
     loop = asyncio.get_running_loop()
+    Link.up.set()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         Hold.command(line)
+        Link.command(line.strip())
         print(Counts.requests, Counts.sent, Counts.received, Hold.held, flush=True)
 
 
@@ -144,6 +190,15 @@ class Proxy:
 
     def release(self):
         self.ask("release")
+
+    def cut(self):
+        self.ask("cut")
+
+    def mute(self):
+        self.ask("mute")
+
+    def join(self):
+        self.ask("join")
 
     def stop(self):
         self.process.stdin.close()
