@@ -1,0 +1,113 @@
+"""What was done without a connection: how fast it is there again after a start, and what is sent of it in the end.
+
+FOLIOFS_LONG=1: 100,000 files instead of 10,000, more bytes."""
+import os
+import time
+
+import pytest
+
+import figures
+from figures import KIB, MIB, Bench
+from vault_lib import LONG, Vault, store
+
+
+def held(bench, name="a", *options):
+    m = bench.machine(name, *options)
+    (m.mnt / "before").write_text("before")
+    m.sync()
+    m.run("offline", m.mnt)
+    return m
+
+
+def send(bench, m):
+    """Everything goes to the server: what that took."""
+    with bench.measure() as w:
+        m.run("online", m.mnt)
+        m.sync()
+    return w
+
+
+@pytest.mark.limit(600 if LONG else 240)
+def test_files_travel_together_whatever_their_number(stage, build):
+    """Equal bytes in 10 times as many files: the same number of requests, but for what names and references weigh."""
+    few, many, total = (10000, 100000, 400 * MIB) if LONG else (1000, 10000, 40 * MIB)
+    requests = {}
+    for nr in (few, many):
+        with Bench(stage, build, "nginx") as bench:
+            m = held(bench, f"m{nr}")
+            figures.small_files(m.mnt / "s", nr, 100, total // nr)
+            w = send(bench, m)
+            requests[nr] = w.requests
+            print(f"{nr} files of {total // nr} bytes made offline, sent: {w}")
+            assert w.sent < total * 1.2
+            m.umount()
+    assert requests[many] <= 2 * requests[few] + 40
+
+
+@pytest.mark.limit(240)
+def test_what_was_overwritten_or_removed_before_the_connection_came_back_is_not_sent(stage, build):
+    mib = 100 if LONG else 20
+    with Bench(stage, build, "nginx") as bench:
+        m = held(bench)
+        for turn in range(6):
+            for i in range(10):
+                with open(m.mnt / f"file-{i}", "r+b" if turn else "wb") as f:
+                    for _ in range(mib):
+                        f.write(os.urandom(MIB // 10))
+        for i in range(5):
+            (m.mnt / f"file-{i}").unlink()
+        w = send(bench, m)
+        print(f"{mib} MiB written 6 times over, half of it removed: {w}")
+        assert w.sent < mib / 2 * MIB * 1.1
+        kept = {i: (m.mnt / f"file-{i}").read_bytes() for i in range(5, 10)}
+        b = bench.machine("b")
+        for i, data in kept.items():
+            assert (b.mnt / f"file-{i}").read_bytes() == data
+        assert sorted(os.listdir(b.mnt)) == sorted(os.listdir(m.mnt))
+
+
+def start(machine, *options):
+    """Seconds from the command to the first answer."""
+    begun = time.monotonic()
+    m = machine.mount(*options)
+    (m.dir / "before").read_text()
+    return m, time.monotonic() - begun
+
+
+@pytest.mark.limit(300)
+def test_a_start_without_the_server_also_with_ten_thousand_dirty_files(stage):
+    """The passphrase is derived at each start and cannot be had for less: its cost, that of `--kdf-cost 15` here, is printed."""
+    with store(stage, "nginx") as s:
+        laptop = Vault(stage, s).machine("laptop")
+        with laptop.mount() as m:
+            (m.dir / "before").write_text("before")
+            m.sync()
+        begun = time.monotonic()
+        assert laptop.run("key", s.url, "list").returncode == 0
+        print(f"one derivation and a request: {time.monotonic() - begun:.2f} s")
+        s.away()
+        took = []
+        for _ in range(3):
+            m, seconds = start(laptop)
+            took.append(seconds)
+            m.unmount()
+        print(f"start without the server: {min(took):.2f} to {max(took):.2f} s (bound 0.5)")
+        assert min(took) < 0.5
+        with laptop.mount() as m:
+            begun = time.monotonic()
+            figures.small_files(m.dir / "s", 10000, 100, 4 * KIB)
+            print(f"10,000 files of 4 KiB written in {time.monotonic() - begun:.1f} s")
+            d = os.open(m.dir, os.O_RDONLY)
+            os.fsync(d)
+            os.close(d)
+        for how in ("unmounted", "killed"):
+            m, seconds = start(laptop)
+            print(f"start with them, {how} before: {seconds:.2f} s (bound 2)")
+            assert seconds < 2
+            assert sum(len(os.listdir(m.dir / "s" / d)) for d in os.listdir(m.dir / "s")) == 10000
+            if how == "unmounted":
+                # As they are after a crash: what the journal has and nothing else.
+                m.kill()
+            else:
+                m.unmount()
+        s.back()
