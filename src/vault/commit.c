@@ -30,6 +30,9 @@ enum {
 	ALONE_MS = 60000,
 	/* An epoch that has grown to this is cut early. */
 	CUT_LAYER_BYTES = 16 << 20,
+	/* More dirty files than this are not kept in memory for long: each costs several KiB there. */
+	DIRTY_FILES = 2048,
+	SETTLE_MANY_MS = 200,
 };
 
 /* --- waiting ------------------------------------------------------------------------------------ */
@@ -499,6 +502,18 @@ bool nf_commit_is_settled(struct nf_vault *v)
 	return settled;
 }
 
+/* Is dirty data to become operations now, though nothing is sent, or not yet? */
+static bool to_settle(struct nf_vault *v, uint64_t now, bool due, uint64_t *at)
+{
+	bool many = v->nr_dirty > DIRTY_FILES;
+
+	if (v->read_only || !v->dirty_since_ns || (due && !many))
+		return false;
+	uint64_t settle_at = v->dirty_since_ns + (many ? SETTLE_MANY_MS : v->write_back_ms) * NF_NS_PER_MS;
+	*at = NF_MIN(*at, settle_at);
+	return settle_at <= now;
+}
+
 static void *committer(void *arg)
 {
 	struct nf_vault *v = arg;
@@ -522,6 +537,12 @@ static void *committer(void *arg)
 		if (v->away) {
 			due = poll = false;
 			at = now + 60 * NF_NS_PER_S; /* the link tells when it is back */
+		}
+		if (to_settle(v, now, due, &at)) {
+			nf_lock_drop(&v->ns);
+			(void)nf_settle(v); /* who wrote it hears of an error when he asks; the next time is near */
+			nf_lock_take(&v->ns);
+			continue;
 		}
 		if (!due && !poll) {
 			nf_cond_wait_until(&v->changed, &v->ns, at);

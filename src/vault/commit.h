@@ -12,6 +12,10 @@ int nf_cut(struct nf_vault *v);
  * there is nothing else there is no frozen epoch afterwards. */
 int nf_cut_drain(struct nf_vault *v);
 
+/* Without a cut: what is dirty now becomes operations of the current epoch, these records of the journal (not synced).  The
+ * first error of a file, which stays dirty.  The committer's. */
+int nf_settle(struct nf_vault *v);
+
 /* What a delta may hold, encoded: it must fit a body that the server takes. */
 size_t nf_cut_ops_max_bytes(const struct nf_vault *v);
 /* split.c */

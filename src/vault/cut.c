@@ -3,8 +3,12 @@
  * Under the namespace lock, at one instant: the current epoch becomes the frozen one, a new one takes its place,
  * and every file that may hold data has its flush group closed.  Operations of names are complete with that; data
  * follows as the groups drain (group_stored, nfops.c).  A file that cannot be flushed holds up nothing but itself: its
- * data is left to the next cut, and whoever asks for it hears of the error. */
+ * data is left to the next cut, and whoever asks for it hears of the error.
+ *
+ * Where nothing can be sent there is no cut.  Files settle all the same: what is dirty becomes operations of the current
+ * epoch, so that memory holds no more of it than when everything is sent every few seconds. */
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/trace.h"
@@ -31,35 +35,47 @@ static void drained(struct nf_io *io)
 		vn->in_cut = false;
 		v->frozen->undrained--;
 		if (!nf_is_dirty(&vn->ic) && nf_avl_empty(&vn->acc))
-			nf_list_del(&vn->dirty);
+			nf_vnode_clean(vn);
 		nf_vnode_put(vn);
 	}
 	nf_cond_broadcast(&v->changed);
 	nf_lock_drop(&v->ns);
 }
 
+enum { FLUSH_BATCH = 256 };
+
+/* The next files of the cut that have no flush running, marked as having one.  Their references are the cut's. */
+static unsigned next_to_flush(struct nf_vault *v, struct nf_vnode *next[FLUSH_BATCH])
+{
+	unsigned nr = 0;
+
+	NF_ASSERT(nf_lock_held(&v->ns));
+	nf_list_for_each(vn, &v->dirty_list, struct nf_vnode, dirty) {
+		if (!vn->in_cut || vn->cut_running || vn->cut_tried)
+			continue;
+		vn->cut_running = vn->cut_tried = true;
+		vn->cut_io = (struct nf_io){ .ic = &vn->ic, .done = drained, .ctx = vn };
+		next[nr++] = vn;
+		if (nr == FLUSH_BATCH)
+			break;
+	}
+	v->flushing += nr;
+	return nr;
+}
+
 /* Starts the flush of each file of the cut that has none running.  Takes and drops ns. */
 static void flush_all(struct nf_vault *v)
 {
-	for (;;) {
-		struct nf_vnode *next = NULL;
+	struct nf_vnode *next[FLUSH_BATCH];
+	unsigned nr;
+
+	do {
 		nf_lock_take(&v->ns);
-		nf_list_for_each(vn, &v->dirty_list, struct nf_vnode, dirty) {
-			if (vn->in_cut && !vn->cut_running && !vn->cut_tried) {
-				next = vn;
-				break;
-			}
-		}
-		if (next) {
-			next->cut_running = next->cut_tried = true;
-			v->flushing++;
-			next->cut_io = (struct nf_io){ .ic = &next->ic, .done = drained, .ctx = next };
-		}
+		nr = next_to_flush(v, next);
 		nf_lock_drop(&v->ns);
-		if (!next)
-			return;
-		nf_group_flush(&next->cut_io, next->cut_group);
-	}
+		for (unsigned i = 0; i < nr; i++)
+			nf_group_flush(&next[i]->cut_io, next[i]->cut_group);
+	} while (nr);
 }
 
 size_t nf_cut_ops_max_bytes(const struct nf_vault *v)
@@ -129,7 +145,7 @@ int nf_cut(struct nf_vault *v)
 	nf_list_for_each_safe(vn, &v->dirty_list, struct nf_vnode, dirty) {
 		uint64_t g = nf_group_close(&vn->ic);
 		if (g == 0 && nf_avl_empty(&vn->acc)) {
-			nf_list_del(&vn->dirty);
+			nf_vnode_clean(vn);
 			if (!vn->refs) {
 				vn->refs++;
 				nf_vnode_put(vn);
@@ -199,4 +215,66 @@ int nf_cut_drain(struct nf_vault *v)
 	}
 	nf_lock_drop(&v->ns);
 	return r;
+}
+
+/* --- without a cut ------------------------------------------------------------------- */
+
+static void stored(struct nf_io *io) { nf_completion_set(io->ctx); }
+
+/* Flushes VN, to which the caller has a reference, and waits. */
+static int store_file(struct nf_vnode *vn)
+{
+	struct nf_completion done;
+	struct nf_io io = { .ic = &vn->ic, .done = stored, .ctx = &done };
+	int r = nf_completion_init(&done);
+
+	if (r < 0)
+		return r;
+	nf_fsync(&io);
+	nf_completion_wait(&done);
+	nf_completion_deinit(&done);
+	return io.error;
+}
+
+/* The first file of the list that may hold something, now its last, with a reference.  It stays on the list: whoever asks
+ * meanwhile whether everything was sent must see it. */
+static struct nf_vnode *first_dirty(struct nf_vault *v)
+{
+	struct nf_vnode *vn;
+
+	NF_ASSERT(nf_lock_held(&v->ns));
+	if (nf_list_empty(&v->dirty_list))
+		return NULL;
+	vn = nf_list_first(&v->dirty_list, struct nf_vnode, dirty);
+	nf_list_del(&vn->dirty);
+	nf_list_add_tail(&v->dirty_list, &vn->dirty);
+	vn->refs++;
+	return vn;
+}
+
+int nf_settle(struct nf_vault *v)
+{
+	size_t nr = 0;
+	int first = 0;
+
+	nf_lock_take(&v->ns);
+	nf_list_for_each(vn, &v->dirty_list, struct nf_vnode, dirty)
+		nr++;
+	for (; nr > 0; nr--) {
+		struct nf_vnode *vn = first_dirty(v);
+		if (!vn)
+			break;
+		nf_lock_drop(&v->ns);
+		int r = store_file(vn);
+		if (r < 0 && first == 0)
+			first = r;
+		nf_lock_take(&v->ns);
+		if (!nf_is_dirty(&vn->ic) && nf_avl_empty(&vn->acc))
+			nf_vnode_clean(vn);
+		nf_vnode_put(vn);
+	}
+	v->dirty_since_ns = nf_list_empty(&v->dirty_list) ? 0 : nf_clock_ns();
+	nf_lock_drop(&v->ns);
+	int r = nf_vault_journal(v, false);
+	return first < 0 ? first : r;
 }

@@ -486,7 +486,7 @@ static void cleanup_wreq(struct nf_wreq *wq)
 	}
 
 	for (unsigned i = 0; i < wr->nr; i++)
-		free(wr->accs[i]);
+		nf_acc_free(wr->accs[i]);
 	free(wr->accs);
 	free(wr);
 	unsigned nr;
@@ -553,11 +553,9 @@ static int make_accs(struct nf_wreq *wq, struct nf_block *blocks, unsigned nr)
 			if (!accs)
 				return nf_fail(-ENOMEM);
 			wr->accs = accs;
-			a = calloc(1, sizeof *a);
+			a = nf_acc_new(first, nf_wreq_group(wq));
 			if (!a)
 				return nf_fail(-ENOMEM);
-			a->first_block = first;
-			a->group = nf_wreq_group(wq);
 			wr->accs[wr->nr++] = a;
 		}
 		if (c->is_inline) {
@@ -565,6 +563,9 @@ static int make_accs(struct nf_wreq *wq, struct nf_block *blocks, unsigned nr)
 			a->inline_len = (uint16_t)b->plain_len;
 			memcpy(a->inline_data, b->plain, b->plain_len);
 		} else {
+			int r = nf_acc_reserve(a, (unsigned)(b->index - first) + 1);
+			if (r < 0)
+				return r;
 			a->known[b->index - first] = true;
 			a->refs[b->index - first] = c->ref;
 		}
@@ -607,6 +608,34 @@ static void issue_write(struct nf_subreq *sq)
 	nf_subreq_terminated(sq, r);
 }
 
+/* What NOW says comes over what A says.  No memory is needed: the larger of the two arrays stays. */
+static void acc_merge(struct nf_acc *a, struct nf_acc *now)
+{
+	if (now->cap > a->cap) {
+		struct nf_block_ref *refs = now->refs;
+		for (unsigned b = 0; b < now->cap; b++)
+			if (!now->known[b])
+				refs[b] = b < a->cap ? a->refs[b] : (struct nf_block_ref){ 0 };
+		now->refs = a->refs;
+		a->refs = refs;
+		a->cap = now->cap;
+	} else {
+		for (unsigned b = 0; b < now->cap; b++)
+			if (now->known[b])
+				a->refs[b] = now->refs[b];
+	}
+	for (int b = 0; b < NF_WINDOW_BLOCKS; b++)
+		a->known[b] |= now->known[b];
+	if (now->known[0])
+		a->is_inline = false;
+	if (now->is_inline) {
+		a->is_inline = true;
+		a->inline_len = now->inline_len;
+		memcpy(a->inline_data, now->inline_data, now->inline_len);
+		a->known[0] = false;
+	}
+}
+
 static void write_stored(struct nf_wreq *wq)
 {
 	struct writing *wr = *nf_wreq_priv(wq);
@@ -624,22 +653,8 @@ static void write_stored(struct nf_wreq *wq)
 			nf_acc_add(vn, now);
 			a = now;
 		} else {
-			for (int b = 0; b < NF_WINDOW_BLOCKS; b++) {
-				if (!now->known[b])
-					continue;
-				a->known[b] = true;
-				a->refs[b] = now->refs[b];
-				if (b == 0)
-					a->is_inline = false;
-			}
-			if (now->is_inline) {
-				a->is_inline = true;
-				a->inline_len = now->inline_len;
-				memcpy(a->inline_data, now->inline_data, now->inline_len);
-				memset(&a->refs[0], 0, sizeof a->refs[0]);
-				a->known[0] = false;
-			}
-			free(now);
+			acc_merge(a, now);
+			nf_acc_free(now);
 		}
 		for (int b = 0; b < NF_WINDOW_BLOCKS; b++)
 			if (a->known[b])
@@ -663,13 +678,15 @@ static int hole_blocks(struct nf_vnode *vn, uint64_t group, uint64_t from, uint6
 		uint64_t first = b / NF_WINDOW_BLOCKS * NF_WINDOW_BLOCKS;
 		struct nf_acc *a = nf_acc_find(vn, first, group);
 		if (!a) {
-			a = calloc(1, sizeof *a);
+			a = nf_acc_new(first, group);
 			if (!a)
 				return nf_fail(-ENOMEM);
-			a->first_block = first;
-			a->group = group;
 			nf_acc_add(vn, a);
 		}
+		uint64_t end = NF_MIN(to, cut);
+		int r = nf_acc_reserve(a, (unsigned)(NF_MIN(end, first + NF_WINDOW_BLOCKS) - first));
+		if (r < 0)
+			return r;
 		for (; b < NF_MIN(to, cut) && b < first + NF_WINDOW_BLOCKS; b++) {
 			a->known[b - first] = true;
 			memset(&a->refs[b - first], 0, sizeof a->refs[0]);

@@ -15,7 +15,7 @@
 
 #include <inttypes.h>
 
-static void lower(uint64_t *low, const struct nf_block_ref refs[NF_WINDOW_BLOCKS], const bool known[NF_WINDOW_BLOCKS])
+static void lower(uint64_t *low, const struct nf_block_ref *refs, const bool known[NF_WINDOW_BLOCKS])
 {
 	for (int b = 0; b < NF_WINDOW_BLOCKS; b++)
 		if (known[b] && refs[b].sealed_len && nf_ref_is_local(&refs[b].pack))

@@ -425,7 +425,7 @@ static void drop_files(struct nf_vault *v)
 	nf_lock_take(&v->ns);
 	v->stopping = true;
 	nf_list_for_each_safe(vn, &v->dirty_list, struct nf_vnode, dirty) {
-		nf_list_del(&vn->dirty);
+		nf_vnode_clean(vn);
 		if (vn->refs == 0) {
 			vn->refs = 1;
 			nf_vnode_put(vn);
@@ -445,43 +445,11 @@ static void drop_files(struct nf_vault *v)
 	nf_lock_drop(&v->ns);
 }
 
-static void flushed(struct nf_io *io) { nf_completion_set(io->ctx); }
-
 /* Everything dirty becomes operations, operations become journal. */
 static int store_locally(struct nf_vault *v)
 {
-	struct nf_completion done;
-	int r = nf_completion_init(&done), first = 0;
+	int first = nf_settle(v), r = nf_vault_journal(v, true);
 
-	for (; r == 0;) {
-		struct nf_vnode *next = NULL;
-		nf_lock_take(&v->ns);
-		nf_list_for_each(vn, &v->dirty_list, struct nf_vnode, dirty) {
-			next = vn;
-			break;
-		}
-		if (next) {
-			nf_list_del(&next->dirty);
-			next->refs++;
-		}
-		nf_lock_drop(&v->ns);
-		if (!next)
-			break;
-		struct nf_io io = { .ic = &next->ic, .done = flushed, .ctx = &done };
-		nf_fsync(&io);
-		nf_completion_wait(&done);
-		nf_completion_deinit(&done);
-		r = nf_completion_init(&done);
-		if (io.error < 0 && first == 0)
-			first = io.error;
-		nf_lock_take(&v->ns);
-		nf_list_del(&next->dirty);
-		nf_vnode_put(next);
-		nf_lock_drop(&v->ns);
-	}
-	nf_completion_deinit(&done);
-	if (r == 0)
-		r = nf_vault_journal(v, true);
 	return r < 0 ? r : first;
 }
 

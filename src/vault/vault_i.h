@@ -85,8 +85,9 @@ struct nf_acc {
 	bool is_inline;          /* window 0: the whole file is inline_data */
 	uint16_t inline_len;
 	uint8_t inline_data[NF_INLINE_MAX];
-	bool known[NF_WINDOW_BLOCKS];
-	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
+	bool known[NF_WINDOW_BLOCKS]; /* only below cap */
+	unsigned cap;
+	struct nf_block_ref *refs; /* CAP of them: most files are small */
 };
 
 /* A file in memory.
@@ -183,6 +184,7 @@ struct nf_vault {
 	struct nf_list closed;      /* n  LRU, oldest first */
 	unsigned nr_closed;         /* n */
 	struct nf_list dirty_list;  /* n */
+	unsigned nr_dirty;          /* n  of them */
 	uint64_t dirty_since_ns;    /* n  when the list got its first since the last cut; 0 */
 	struct nf_avl moved;        /* n  of nf_moved */
 	struct nf_pack_set sent;    /* n  packs that blocks in `moved` are in; mtime_s: the server's date when begun */
@@ -307,8 +309,15 @@ int nf_vnode_locate(struct nf_vnode *vn, uint64_t first_block, struct nf_want *w
 	NF_REQUIRES(vn->v->ns);
 /* VN may hold data that no operation tells yet: the next cut asks it. */
 void nf_vnode_dirty(struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);
+/* It does not. */
+void nf_vnode_clean(struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);
 /* After the base moved. 0 or NF_TREE_WANT. */
 int nf_vnode_rebase(struct nf_vnode *vn, struct nf_want *w) NF_REQUIRES(vn->v->ns);
+/* NULL without memory. */
+struct nf_acc *nf_acc_new(uint64_t first_block, uint64_t group);
+void nf_acc_free(struct nf_acc *a); /* NULL allowed */
+/* Makes room for the first NR blocks of the window. */
+int nf_acc_reserve(struct nf_acc *a, unsigned nr);
 struct nf_acc *nf_acc_find(struct nf_vnode *vn, uint64_t first_block, uint64_t group);
 /* The first whose window begins at FIRST_BLOCK or later, or NULL. */
 struct nf_acc *nf_acc_from(struct nf_vnode *vn, uint64_t first_block);

@@ -115,6 +115,42 @@ int nf_vnode_get(struct nf_vault *v, uint64_t ino, struct nf_call *c, struct nf_
 	return 0;
 }
 
+struct nf_acc *nf_acc_new(uint64_t first_block, uint64_t group)
+{
+	struct nf_acc *a = calloc(1, sizeof *a);
+
+	if (!a)
+		return NULL;
+	a->first_block = first_block;
+	a->group = group;
+	return a;
+}
+
+void nf_acc_free(struct nf_acc *a)
+{
+	if (a)
+		free(a->refs);
+	free(a);
+}
+
+int nf_acc_reserve(struct nf_acc *a, unsigned nr)
+{
+	unsigned cap = a->cap ? a->cap : 1;
+
+	NF_ASSERT(nr <= NF_WINDOW_BLOCKS);
+	if (nr <= a->cap)
+		return 0;
+	while (cap < nr)
+		cap *= 2;
+	struct nf_block_ref *refs = realloc(a->refs, cap * sizeof *refs);
+	if (!refs)
+		return nf_fail(-ENOMEM);
+	memset(refs + a->cap, 0, (cap - a->cap) * sizeof *refs);
+	a->refs = refs;
+	a->cap = cap;
+	return 0;
+}
+
 void nf_acc_drop(struct nf_vnode *vn, uint64_t upto_group)
 {
 	struct nf_avl_node *n = nf_avl_first(&vn->acc);
@@ -125,7 +161,7 @@ void nf_acc_drop(struct nf_vnode *vn, uint64_t upto_group)
 		if (a->group > upto_group)
 			continue;
 		nf_avl_erase(&vn->acc, &a->node);
-		free(a);
+		nf_acc_free(a);
 	}
 	if (nf_avl_empty(&vn->acc))
 		vn->acc_bytes = 0;
@@ -168,6 +204,14 @@ static void kill_work(struct nf_work *work)
 	nf_ictx_deinit(&vn->ic, free_vnode);
 }
 
+void nf_vnode_clean(struct nf_vnode *vn)
+{
+	if (nf_list_empty(&vn->dirty))
+		return;
+	nf_list_del(&vn->dirty);
+	vn->v->nr_dirty--;
+}
+
 static void kill(struct nf_vnode *vn)
 {
 	NF_ASSERT(!vn->refs && !vn->dying);
@@ -176,7 +220,7 @@ static void kill(struct nf_vnode *vn)
 		nf_list_del(&vn->lru);
 		vn->v->nr_closed--;
 	}
-	nf_list_del(&vn->dirty);
+	nf_vnode_clean(vn);
 	nf_work_init(&vn->kill, kill_work);
 	/* Its end calls back; not under our lock. */
 	nf_pool_add(vn->v->pool, &vn->kill);
@@ -211,6 +255,7 @@ void nf_vnode_dirty(struct nf_vnode *vn)
 	if (!nf_list_empty(&vn->dirty) || vn->orphan)
 		return;
 	nf_list_add_tail(&vn->v->dirty_list, &vn->dirty);
+	vn->v->nr_dirty++;
 	if (!vn->v->dirty_since_ns)
 		vn->v->dirty_since_ns = nf_clock_ns();
 	nf_cond_broadcast(&vn->v->changed);
@@ -247,7 +292,7 @@ int nf_vnode_orphan(struct nf_vnode *vn, struct nf_want *w)
 	vn->orphan_below = below;
 	vn->orphan_base = v->base.root;
 	vn->orphan = true;
-	nf_list_del(&vn->dirty);
+	nf_vnode_clean(vn);
 	if (!nf_list_empty(&vn->lru)) {
 		nf_list_del(&vn->lru);
 		v->nr_closed--;

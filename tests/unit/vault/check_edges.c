@@ -65,9 +65,8 @@ START_TEST(seeking_over_an_exabyte_of_hole_takes_no_time_with_undrained_blocks)
 	ck_assert_int_eq(vfs_truncate(&a, "/f", UINT64_C(1) << 62), 0);
 	ck_assert_int_eq(vfs_pwrite(&a, f, ino, "end", 3, UINT64_C(1) << 61), 0);
 	ck_assert_int_eq(vfs_fsync(&a, f, ino), 0);
-	struct nf_acc *acc = calloc(1, sizeof *acc);
-	acc->first_block = (UINT64_C(1) << 60) >> f->vn->block_shift;
-	acc->group = 1000;
+	struct nf_acc *acc = nf_acc_new((UINT64_C(1) << 60) >> f->vn->block_shift, 1000);
+	ck_assert_int_eq(nf_acc_reserve(acc, 4), 0);
 	acc->known[3] = true;
 	acc->refs[3].sealed_len = 100;
 	nf_lock_take(&a.v->ns);

@@ -87,6 +87,42 @@ static void check_xattr(struct vfs *m, const char *path, const char *name, const
 }
 
 /* _i: 0 as it is, 1 with a restart between. */
+START_TEST(files_settle_where_nothing_is_sent)
+{
+	struct vfs_site s;
+	char path[80];
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a"), b = vfs_mount(&s, "b");
+	char *want = noise(SIZE, 7);
+
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < 20; i++) {
+			snprintf(path, sizeof path, "/f%d", i);
+			ck_assert_int_eq(vfs_put(&a, path, want + round, i % 2 ? SIZE - 4 : 100), 0);
+		}
+		ck_assert_uint_eq(a.v->nr_dirty, 20);
+		uint32_t ops = a.v->current->nr_ops;
+		ck_assert_int_eq(nf_settle(a.v), 0);
+		ck_assert_uint_eq(a.v->nr_dirty, 0);
+		ck_assert(nf_list_empty(&a.v->dirty_list) && a.v->dirty_since_ns == 0 && !a.v->frozen);
+		ck_assert_uint_ge(a.v->current->nr_ops, ops + 20);
+	}
+	if (_i)
+		restart(&s, &a, "a");
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_refresh(&b), 0);
+	for (int i = 0; i < 20; i++) {
+		snprintf(path, sizeof path, "/f%d", i);
+		ck_assert_int_eq(vfs_check(&b, path, want + 2, i % 2 ? SIZE - 4 : 100), 0);
+	}
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	free(want);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+/* _i: 0 as it is, 1 with a restart between. */
 START_TEST(an_edit_on_a_frozen_version_is_kept_when_others_edit_that_version)
 {
 	struct vfs_site s;
@@ -593,6 +629,7 @@ END_TEST
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "epochs", 60);
+	tcase_add_loop_test(tc, files_settle_where_nothing_is_sent, 0, 2);
 	tcase_add_loop_test(tc, an_edit_on_a_frozen_version_is_kept_when_others_edit_that_version, 0, 2);
 	tcase_add_test(tc, a_crash_between_base_and_operations_loses_nothing);
 	tcase_add_test(tc, a_sent_dot_keeps_its_spare_numbers_over_a_restart);
