@@ -21,6 +21,8 @@ size_t nf_cut_ops_max_bytes(const struct nf_vault *v);
 /* split.c */
 /* Of a current epoch with more than MAX_BYTES of operations the first become the frozen epoch. -EAGAIN: it cannot be now. */
 int nf_split(struct nf_vault *v, size_t max_bytes);
+/* The current epoch's operations say the same in less, if they can (squash.h): 1, 0, or negative, and nothing has changed. */
+int nf_squash_current(struct nf_vault *v);
 
 /* gc_named.c */
 /* Packs that what we publish names.  Takes ns. */

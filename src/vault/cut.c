@@ -17,7 +17,12 @@
 
 #include <inttypes.h>
 
-enum { CUT_OPS_BYTES = 4 << 20 };
+enum {
+	CUT_OPS_BYTES = 4 << 20,
+	/* Below that there is little to gain, in memory and for one who sends. */
+	SQUASH_BYTES = 1 << 20,
+	SQUASH_CUT_BYTES = 64 << 10,
+};
 
 static void drained(struct nf_io *io)
 {
@@ -109,6 +114,16 @@ static void send_stored(struct nf_vault *v)
 	nf_lock_drop(&v->ns);
 }
 
+/* Worth trying where there are at least MIN_BYTES of operations, and TIMES as many as the last time left. */
+static int squash(struct nf_vault *v, unsigned times, size_t min_bytes)
+{
+	nf_lock_take(&v->ns);
+	const struct nf_epoch *e = v->current;
+	bool much = e && e->ops.len >= min_bytes && e->ops.len > times * e->squashed_bytes;
+	nf_lock_drop(&v->ns);
+	return much ? nf_squash_current(v) : 0;
+}
+
 int nf_cut(struct nf_vault *v)
 {
 	struct nf_epoch *now;
@@ -117,10 +132,14 @@ int nf_cut(struct nf_vault *v)
 	nf_lock_take(&v->ns);
 	bool have = v->frozen != NULL;
 	bool nothing = !v->current || (nf_list_empty(&v->dirty_list) && v->current->nr_ops == 0);
-	bool large = !nothing && v->current->ops.len > max;
 	nf_lock_drop(&v->ns);
+	bool large;
 	if (have || nothing)
 		return have;
+	(void)squash(v, 1, SQUASH_CUT_BYTES); /* only for less to send */
+	nf_lock_take(&v->ns);
+	large = v->current->ops.len > max;
+	nf_lock_drop(&v->ns);
 	if (large) {
 		int r = nf_split(v, max);
 		if (r != -EAGAIN)
@@ -276,5 +295,8 @@ int nf_settle(struct nf_vault *v)
 	v->dirty_since_ns = nf_list_empty(&v->dirty_list) ? 0 : nf_clock_ns();
 	nf_lock_drop(&v->ns);
 	int r = nf_vault_journal(v, false);
+	/* However much is done: what is kept of it is twice what survives. */
+	if (r == 0 && squash(v, 2, SQUASH_BYTES) == 1)
+		nf_journal_let_go(v);
 	return first < 0 ? first : r;
 }

@@ -135,6 +135,19 @@ static uint64_t lowest_segment(const struct nf_op *op, uint32_t block_bytes)
 	return low;
 }
 
+uint64_t nf_epoch_lowest_segment(const struct nf_epoch *e)
+{
+	struct nf_rd rd = nf_rd_of(e->ops.p, e->ops.len);
+	uint64_t low = UINT64_MAX;
+	struct nf_op op;
+
+	/* Which blocks are full ones does not matter for where they are. */
+	while (nf_rd_left(&rd) && nf_op_decode(&rd, NULL, &op) == 0)
+		if (op.nr_windows)
+			low = NF_MIN(low, lowest_segment(&op, 1u << NF_BLOCK_SHIFT_MAX));
+	return low;
+}
+
 static int do_op(struct nf_vault *v, struct nf_epoch *e, const struct nf_op *op, struct nf_want *w,
 		 bool frozen)
 {

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/trace.h"
 #include "vault/commit.h"
+#include "vault/squash.h"
 
 #include <inttypes.h>
 
@@ -171,4 +172,86 @@ int nf_split(struct nf_vault *v, size_t max_bytes)
 	part_deinit(&lo);
 	part_deinit(&hi);
 	return r;
+}
+
+/* --- the same in less --------------------------------------------------------------- */
+
+static int inode_now(void *ctx, uint64_t ino, struct nf_inode_item *out)
+{
+	struct nf_vault *v = ctx;
+	struct nf_key key = nf_key_inode(ino);
+	const void *p;
+	size_t len;
+
+	nf_lock_take(&v->ns);
+	int r = nf_layer_get(v->current->layer, &key, &p, &len);
+	if (r == 0)
+		r = nf_inode_decode(p, len, out);
+	nf_lock_drop(&v->ns);
+	return r > 0 ? NF_TREE_NONE : r;
+}
+
+/* The first LEN bytes of the current epoch's operations are told by Q instead; what came meanwhile stays behind them. */
+static int take_squashed(struct nf_vault *v, struct nf_squash *q, size_t len, uint64_t first_segment)
+{
+	struct nf_epoch *e = v->current;
+
+	NF_ASSERT(nf_lock_held(&v->ns));
+	nf_buf_bytes(&q->out, e->ops.p + len, e->ops.len - len);
+	int r = nf_buf_error(&q->out);
+	if (r < 0)
+		return r;
+	nf_trace(COMMIT, "squash seq=%" PRIu64 " ops=%u to %u bytes=%zu to %zu", e->seq, q->nr_in, q->nr_out, e->ops.len,
+		 q->out.len);
+	nf_buf_deinit(&e->ops);
+	e->ops = q->out;
+	q->out = (struct nf_buf)NF_BUF_INIT;
+	e->nr_ops = e->nr_ops - q->nr_in + q->nr_out;
+	e->journaled_bytes = 0;
+	e->reset = true;
+	e->squashed_bytes = e->ops.len;
+	uint64_t lowest = nf_epoch_lowest_segment(e);
+	/* Nothing was left of what held the older ones; the new form is written from this segment on. */
+	e->min_segment = lowest;
+	e->first_segment = first_segment;
+	return 0;
+}
+
+int nf_squash_current(struct nf_vault *v)
+{
+	struct nf_squash q = { .inode = inode_now, .ctx = v };
+	uint64_t segment;
+
+	int r = nf_vault_journal(v, false);
+	if (r < 0)
+		return r;
+	nf_lock_take(&v->ns);
+	while (v->journaling)
+		nf_cond_wait(&v->changed, &v->ns);
+	struct nf_epoch *e = v->current;
+	if (e->reset || e->resetting || e->new_base || e->split_at || !e->ops.len) {
+		nf_lock_drop(&v->ns);
+		return 0;
+	}
+	v->journaling = true;
+	nf_auto_free uint8_t *copy = malloc(e->ops.len);
+	q.ops = copy;
+	q.len = e->ops.len;
+	if (copy)
+		memcpy(copy, e->ops.p, e->ops.len);
+	e->squashed_bytes = e->ops.len;
+	nf_lock_drop(&v->ns);
+	r = copy ? nf_squash(&q) : nf_fail(-ENOMEM);
+	/* Writing it anew costs as much again: only where that is little beside what goes. */
+	bool less = r == 0 && q.out.len < q.len / 4 * 3;
+	if (less)
+		r = nf_journal_rotate(v->journal, &segment);
+	nf_lock_take(&v->ns);
+	if (r == 0 && less)
+		r = take_squashed(v, &q, q.len, segment);
+	v->journaling = false;
+	nf_cond_broadcast(&v->changed);
+	nf_lock_drop(&v->ns);
+	nf_buf_deinit(&q.out);
+	return r < 0 ? r : less;
 }

@@ -58,6 +58,7 @@ struct nf_epoch {
 	struct nf_layer *layer;   /* n  until frozen and drained; then immutable */
 	struct nf_buf ops;        /* n  encoded, in order */
 	uint32_t nr_ops;          /* n */
+	size_t squashed_bytes;    /* n  of ops, after they were last made less, or tried */
 	size_t journaled_bytes;   /* n  of ops: a prefix is in the journal (not necessarily synced) */
 	struct nf_ref base_root;  /* n  what the operations are based on */
 	int64_t inodes, bytes;    /* n  sums of differences */
@@ -260,6 +261,8 @@ struct nf_vault {
 /* --- epoch.c ----------------------------------------------------------------------- */
 int nf_epoch_new(uint64_t seq, const struct nf_ref *base_root, struct nf_epoch **out);
 void nf_epoch_free(struct nf_epoch *e);
+/* The lowest journal segment that its operations name; UINT64_MAX: none. */
+uint64_t nf_epoch_lowest_segment(const struct nf_epoch *e);
 /* The view of the newest state. */
 struct nf_view nf_vault_view(struct nf_vault *v) NF_REQUIRES(v->ns);
 /* Applies and records an operation in the current epoch. NF_TREE_WANT: nothing was done. */

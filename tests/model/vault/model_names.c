@@ -12,6 +12,7 @@
  * NF_SEED replays a seed, NF_STEPS sets the number of steps. */
 #include "base/random.h"
 #include "vault/commit.h"
+#include "squash.h"
 #include "vfs.h"
 
 #include <inttypes.h>
@@ -410,6 +411,16 @@ static void turn(struct world *w)
 	compare_dir(w, "/", 1, false);
 }
 
+/* What is said in less says the same; half of the time it is what is kept, and a later start reads. */
+static void squash(struct world *w)
+{
+	size_t before;
+
+	(void)squash_check(&w->m, &before);
+	if (below(w, 2))
+		ck_assert_int_ge(nf_squash_current(w->m.v), 0);
+}
+
 START_TEST(names_agree_with_the_model)
 {
 	static struct world w;
@@ -440,6 +451,8 @@ START_TEST(names_agree_with_the_model)
 			do_write(&w);
 		else
 			do_attr(&w);
+		if (!below(&w, 40))
+			squash(&w);
 		if (!below(&w, 50))
 			turn(&w);
 	}
@@ -556,6 +569,10 @@ START_TEST(no_version_of_a_conflict_is_lost)
 			else
 				put_durably(&m[k], path, big, len);
 			wrote[k][f] = version;
+			if (!nf_prng_below(&rng, 4)) {
+				ck_assert_int_eq(nf_settle(m[k].v), 0);
+				ck_assert_int_ge(nf_squash_current(m[k].v), 0);
+			}
 			if (_i >= 3)
 				harm(&site, &m[k], name[k], &rng);
 			if (!nf_prng_below(&rng, 6))

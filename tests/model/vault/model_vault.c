@@ -7,6 +7,7 @@
  * NF_SEED replays a seed, NF_STEPS sets the number of steps. */
 #include "base/random.h"
 #include "store/fault.h"
+#include "squash.h"
 #include "vfs.h"
 
 #include <inttypes.h>
@@ -245,6 +246,16 @@ static void sync_all(struct world *w)
 		ck_abort_msg("seed %" PRIu64 ": sync: %s", w->seed, nf_error_name(r));
 }
 
+/* What is said in less says the same; half of the time it is what is kept, and a later start reads. */
+static void squash(struct world *w)
+{
+	size_t before;
+
+	(void)squash_check(&w->m, &before);
+	if (below(w, 2))
+		ck_assert_int_ge(nf_squash_current(w->m.v), 0);
+}
+
 static void step(struct world *w)
 {
 	unsigned i = (unsigned)below(w, FILES), k = (unsigned)below(w, FILES);
@@ -266,6 +277,8 @@ static void step(struct world *w)
 		do_copy_some(w, i, k);
 	else if (what < 21)
 		sync_all(w);
+	else if (what < 22 && w->m.v->no_threads)
+		squash(w);
 	compare(w, i);
 }
 
