@@ -4,6 +4,8 @@ ioctl without a flush of its log, the daemon killed, the file system mounted aga
     cache   state and cache on the disk that is cut; Apache elsewhere, reachable or not when the machine is back
     store   the directory store on the same disk
 
+In the end no canary is found on the disk, in no file and in no block that was ever written (test_secrecy.py).
+
 Writers note what was promised on another disk (promise_lib.py).  What counts is what they had noted before the ioctl: an fdatasync
 that is under way at that moment may return 0 on both file systems though its data is gone (a program that appends to a plain file of
 theirs and calls fdatasync loses its last record in one of six rounds).
@@ -17,6 +19,7 @@ import subprocess
 import time
 
 import pytest
+import test_secrecy
 from conftest import is_mounted
 from promise_lib import check, check_database, end, start_database, start_writers
 from vault_lib import Vault, size, store
@@ -83,6 +86,22 @@ def looks(m, notes, note, away=False):
     return looked
 
 
+def scan_image(path, needles):
+    """Every block of the disk that was ever written, whatever it belongs to now.  Bytes looked at."""
+    looked = at = 0
+    with open(path, "rb", buffering=0) as f:
+        while True:
+            try:
+                at = os.lseek(f.fileno(), at, os.SEEK_DATA)
+            except OSError:
+                return looked
+            data = os.pread(f.fileno(), 8 << 20, at)
+            for what, needle in needles:
+                assert needle not in data, f"{what} on the disk near {at}"
+            looked += len(data)
+            at += max(len(data) - 4096, 1) if len(data) == 8 << 20 else len(data)
+
+
 @pytest.mark.limit(300 + 30 * ROUNDS)
 @pytest.mark.parametrize("cut", ("cache", "store"))
 @pytest.mark.parametrize("kind", FILESYSTEMS)
@@ -102,10 +121,13 @@ def test_every_promise_is_kept_when_the_power_goes(stage, kind, cut):
         laptop.home.mkdir()
         with laptop.mount(*OPTIONS) as m:
             (m.dir / "d").mkdir()
+            test_secrecy.plant(m.dir)
             m.sync()
         for n in range(ROUNDS):
             m = laptop.mount(*OPTIONS, "poll=300ms", "write_back=1s")
             looked += looks(m, notes, note)
+            # Not synced: it lies in the journal, or nowhere, when the power goes.
+            (m.dir / f"{test_secrecy.NAME}-{n % 3}").write_bytes(test_secrecy.CONTENT * 900)
             writers = start_writers(m.dir / "d", notes)
             writers.append(start_database(m.dir / "d" / "db", note, "wal" if n % 4 == 3 else "delete"))
             try:
@@ -136,6 +158,11 @@ def test_every_promise_is_kept_when_the_power_goes(stage, kind, cut):
         with v.machine("other").mount() as m:
             assert check(m.dir / "d", notes) == (last, made)
             assert check_database(m.dir / "d" / "db", note) == rows
+        needles = [x for c in test_secrecy.CANARIES for x in test_secrecy.forms(c)]
+        assert test_secrecy.scan(laptop.home, needles) > 1
+        d.unmount()
+        assert scan_image(d.image, needles) > 1 << 20
+        d.mount()
     assert made > ROUNDS * WRITERS and rows > ROUNDS
     print(f"{kind}, {cut}: {ROUNDS} cuts, {made} fsyncs and {rows} transactions acknowledged, looked at {looked + 2 * last} times "
           f"and {without} times without the server, none lost")
