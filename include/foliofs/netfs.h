@@ -57,6 +57,8 @@ struct nf_netfs_options {
 	size_t read_ahead_bytes;   /* greatest window of a sequential reader; 0: 64 MiB, and never
 				    * more than half of memory_bytes */
 	size_t request_bytes;      /* plain bytes of one request at most; 0: 4 MiB */
+	uint32_t block_max_bytes;  /* blocks are never larger: memory of four of them is enough then; 0: a sixteenth of
+				    * memory_bytes */
 	uint32_t retry_ms;         /* first wait before a failed inode is stored again, then doubled up to 300 times
 				    * this; a subrequest told "later" waits a twentieth first; 0: 100 */
 };

@@ -21,14 +21,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { BLOCK_SHIFT_MIN = 12, BLOCK_SHIFT_MAX = 20 };
+enum { BLOCK_SHIFT_MIN = 12, BLOCK_SHIFT_MAX = 22 };
 
 enum {
 	CACHE_BYTES_DEFAULT = 10, /* GiB */
 	MEMORY_BYTES_DEFAULT = 128 << 20,
-	/* A block, plain and sealed, must fit into the eighth that write-back has for itself; any machine may have made
-	 * files of the largest blocks. */
-	MEMORY_BYTES_MIN = 16 << BLOCK_SHIFT_MAX,
+	/* A block, plain and sealed, for write-back, as much for pages; any machine may have made files of the largest
+	 * blocks. */
+	MEMORY_BYTES_MIN = 4 << BLOCK_SHIFT_MAX,
 	MIN_FREE_DEFAULT = 1 << 30,
 	KERNEL_TIMEOUT_MS = 3600 * 1000,
 };
@@ -43,14 +43,14 @@ static int block_shift(uint64_t bytes, uint8_t *out)
 			return 0;
 		}
 	}
-	nf_complain("block_size must be a power of two from 4K to 1M");
+	nf_complain("block_size must be a power of two from 4K to 4M");
 	return nf_fail(-NF_E_OPTION);
 }
 
 static int memory(uint64_t bytes, size_t *out)
 {
 	if (bytes && bytes < MEMORY_BYTES_MIN) {
-		nf_complain("memory must be at least %dM: sixteen of the largest blocks a file may have", MEMORY_BYTES_MIN >> 20);
+		nf_complain("memory must be at least %dM: four of the largest blocks a file may have", MEMORY_BYTES_MIN >> 20);
 		return nf_fail(-NF_E_OPTION);
 	}
 	*out = bytes ? bytes : MEMORY_BYTES_DEFAULT;

@@ -47,7 +47,7 @@ static const struct nf_option table[] = {
 	{ "mirror", 0, M, NF_OPT_TEXT, AT(mirror), "STORE", "a second store that gets all that is written" },
 	{ "fsync", 0, M, NF_OPT_TEXT, AT(fsync), "local|remote", "where data is when fsync returns (local)" },
 	{ "sync", 0, M, NF_OPT_TEXT, AT(sync), "manual", "send and look only by `foliofs sync`" },
-	{ "block-size", 0, M, NF_OPT_SIZE, AT(block_size), "SIZE", "of new files: a power of two" },
+	{ "block-size", 0, M, NF_OPT_SIZE, AT(block_size), "SIZE", "of new files: 4K to 4M, a power of two (16K)" },
 	{ "attr-timeout", 0, M, NF_OPT_TIME, AT(attr_timeout_ms), "TIME", "kernel caches attributes (1h; changes invalidate)" },
 	{ "entry-timeout", 0, M, NF_OPT_TIME, AT(entry_timeout_ms), "TIME", "kernel caches names (1h; changes invalidate)" },
 	{ "read-ahead", 0, M, NF_OPT_SIZE, AT(read_ahead), "SIZE", "kernel's read-ahead (1M)" },

@@ -99,9 +99,16 @@ void nf_drain_locked(struct nf_ictx_priv *p, struct nf_todo *todo)
 	todo->drain = g;
 }
 
-/* The zeroed blocks of G are holes where they are stored now. */
+/* The zeroed blocks of G are holes where they are stored now.  Also those zeroed piece by piece, with a store in between: what
+ * was read of them since is no copy of what is stored. */
 static void forget_holes_locked(struct nf_ictx_priv *p, struct nf_group *g)
 {
+	uint64_t start, end;
+
+	for (uint64_t pos = 0; nf_rangeset_next(&g->holes, pos, &start, &end); pos = end) {
+		nf_reads_stale_locked(p, start, end);
+		nf_copy_drop_locked(p, start, end, "hole");
+	}
 	while (!nf_list_empty(&g->dirty)) {
 		struct nf_region *rg = nf_list_first(&g->dirty, struct nf_region, link);
 		NF_ASSERT(nf_region_is_zero(rg));

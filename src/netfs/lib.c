@@ -150,7 +150,7 @@ int nf_netfs_new(const struct nf_netfs_options *o, struct nf_netfs **out)
 	nf_timer_init(&lib->tick, tick);
 	nf_timer_init(&lib->starved, starved);
 	nf_work_init(&lib->memory_work, memory_work);
-	r = nf_memory_new(memory_bytes, &lib->mem);
+	r = nf_memory_new(memory_bytes, 2 * (size_t)o->block_max_bytes, &lib->mem);
 	if (r == 0)
 		r = nf_timers_new(&lib->timers);
 	if (r == 0)

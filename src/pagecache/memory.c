@@ -87,14 +87,16 @@ static uint8_t *map_arena(size_t bytes)
 	return all + before;
 }
 
-int nf_memory_new(size_t limit_bytes, struct nf_memory **out)
+int nf_memory_new(size_t limit_bytes, size_t reserve_least_bytes, struct nf_memory **out)
 {
 	struct nf_memory *mem = calloc(1, sizeof *mem);
 
 	if (!mem)
 		return nf_fail(-ENOMEM);
 	mem->limit_bytes = nf_round_down(limit_bytes, NF_PC_PAGE_BYTES);
-	mem->reserve_bytes = nf_round_down(limit_bytes / NF_PC_RESERVE_SHARE, NF_PC_PAGE_BYTES);
+	size_t reserve = NF_MIN(reserve_least_bytes, limit_bytes / 2);
+	reserve = NF_MAX(reserve, limit_bytes / NF_PC_RESERVE_SHARE);
+	mem->reserve_bytes = nf_round_down(reserve, NF_PC_PAGE_BYTES);
 	mem->nr_pages = (mem->limit_bytes - mem->reserve_bytes) / NF_PC_PAGE_BYTES;
 	mem->pages = calloc(mem->nr_pages ? mem->nr_pages : 1, sizeof *mem->pages);
 	mem->arena = mem->nr_pages ? map_arena(mem->nr_pages * NF_PC_PAGE_BYTES) : NULL;

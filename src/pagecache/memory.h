@@ -24,10 +24,11 @@ struct nf_memory;
 enum {
 	NF_PC_PAGE_BYTES = 4096,
 	NF_PC_ORDER_MAX = 9, /* 2 MiB */
-	NF_PC_RESERVE_SHARE = 8, /* the reserve is an eighth of the limit */
+	NF_PC_RESERVE_SHARE = 8, /* the reserve is an eighth of the limit, at least what its owner asks for */
 };
 
-int nf_memory_new(size_t limit_bytes, struct nf_memory **out);
+/* RESERVE_LEAST_BYTES: the reserve is no smaller, but never more than half. */
+int nf_memory_new(size_t limit_bytes, size_t reserve_least_bytes, struct nf_memory **out);
 /* Everything must have been given back.  NULL allowed. */
 void nf_memory_free(struct nf_memory *mem);
 

@@ -56,7 +56,8 @@ static int open_local(struct nf_vault *v, const struct nf_vault_options *o)
 
 static int open_machines(struct nf_vault *v, const struct nf_vault_options *o)
 {
-	struct nf_netfs_options n = { .memory_bytes = o->memory_bytes, .write_back_ms = v->write_back_ms };
+	struct nf_netfs_options n = { .memory_bytes = o->memory_bytes, .write_back_ms = v->write_back_ms,
+				      .block_max_bytes = 1u << NF_BLOCK_SHIFT_MAX };
 
 	int r = nf_nodes_new(NODES_BYTES, &v->nodes);
 	if (r == 0)

@@ -285,6 +285,44 @@ START_TEST(a_local_write_supersedes_a_download)
 }
 END_TEST
 
+static bool requests_under_way(void)
+{
+	struct nf_ictx_priv *p = t->ic.priv;
+
+	nf_lock_take(&p->lock);
+	bool any = p->nr_wreqs || p->dirty.nr;
+	nf_lock_drop(&p->lock);
+	return any;
+}
+
+/* Zeroed in two steps, with a store in between, the block is stored as bytes, and then it is a hole all the same. */
+START_TEST(a_download_of_a_block_that_becomes_a_hole_is_dropped)
+{
+	struct toy_wait w;
+
+	t->fail_stream[TOY_CACHE] = -ENOSPC;
+	punch(BLOCK, BLOCK / 2);
+	for (int step = 0; step < 2; step++) {
+		toy_wait_init(&w, t);
+		w.io.len_bytes = 6 * BLOCK;
+		nf_writeback_range(&w.io);
+		ck_assert_int_eq(toy_wait_end(&w), 0);
+		while (requests_under_way())
+			usleep(1000); /* nobody waits for zeros */
+		if (step == 0)
+			punch(BLOCK + BLOCK / 2, BLOCK / 2);
+	}
+	t->fail_stream[TOY_CACHE] = 0;
+	toy_drop_cache(t);
+	ck_assert_int_eq(toy_read_flags(t, BLOCK, buf, BLOCK, NF_IO_NOWAIT_AHEAD), BLOCK);
+	ck_assert_int_eq(toy_fsync(t), 0);
+	tick();
+	usleep(20000);
+	ck_assert_uint_eq(blocks_at(TOY_CACHE), 0);
+	expect_all();
+}
+END_TEST
+
 START_TEST(a_download_never_covers_local_bytes)
 {
 	put(BLOCK + 5, 10, 0x77);
@@ -361,6 +399,7 @@ static void suite_add(Suite *s)
 	tcase_add_checked_fixture(tc, copies_setup, streams_teardown);
 	tcase_add_test(tc, a_download_is_put_into_the_cache_later_and_only_there);
 	tcase_add_test(tc, a_local_write_supersedes_a_download);
+	tcase_add_test(tc, a_download_of_a_block_that_becomes_a_hole_is_dropped);
 	tcase_add_test(tc, a_download_never_covers_local_bytes);
 	tcase_add_test(tc, a_download_that_the_cache_refuses_is_dropped);
 	tcase_add_test(tc, g07_an_inode_can_go_while_a_download_is_being_copied);

@@ -12,7 +12,7 @@ static struct nf_mapping m;
 
 static void setup(void)
 {
-	ck_assert_int_eq(nf_memory_new(LIMIT, &mem), 0);
+	ck_assert_int_eq(nf_memory_new(LIMIT, 0, &mem), 0);
 	nf_mapping_init(&m, mem, 2);
 }
 
@@ -169,6 +169,22 @@ START_TEST(only_whole_pages_become_uptodate)
 }
 END_TEST
 
+START_TEST(the_reserve_is_what_its_owner_asks_for_but_at_most_half)
+{
+	static const struct { size_t limit, least, reserve; } rows[] = {
+		{ 16 << 20, 0, 2 << 20 }, { 16 << 20, 1 << 20, 2 << 20 }, { 16 << 20, 4 << 20, 4 << 20 },
+		{ 16 << 20, 16 << 20, 8 << 20 },
+	};
+
+	for (unsigned i = 0; i < NF_ARRAY_LEN(rows); i++) {
+		struct nf_memory *one;
+		ck_assert_int_eq(nf_memory_new(rows[i].limit, rows[i].least, &one), 0);
+		ck_assert_uint_eq(nf_memory_reserve(one), rows[i].reserve);
+		nf_memory_free(one);
+	}
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "folio", 20);
@@ -181,6 +197,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, memory_is_bounded_and_the_reserve_is_for_write_back);
 	tcase_add_loop_test(tc, the_buddy_allocator_gives_each_page_once_and_gets_all_back, 0, 3);
 	tcase_add_test(tc, only_whole_pages_become_uptodate);
+	tcase_add_test(tc, the_reserve_is_what_its_owner_asks_for_but_at_most_half);
 }
 
 NF_SUITE("pagecache/folio")
