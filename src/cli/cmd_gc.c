@@ -5,12 +5,9 @@
 #include "cli/open.h"
 #include "daemon/gc_text.h"
 #include "daemon/json.h"
-#include "daemon/paths.h"
 
 #include <inttypes.h>
 #include <stdio.h>
-
-enum { GC_CACHE_BYTES = 256 << 20, GC_MEMORY_BYTES = 32 << 20 };
 
 /* Text options, because 0 means something. */
 static int number(const char *name, const char *value, bool time, uint64_t *out)
@@ -86,57 +83,18 @@ static enum nf_exit print(const struct nf_gc_options *o, const struct nf_gc_resu
 	return ok ? NF_EXIT_OK : NF_EXIT_ERROR;
 }
 
-/* As this device, with its own state: what it collects it commits. */
-static int open_writer(const struct nf_header *h, const struct nf_options *o, struct nf_store *store,
-		       struct nf_vault **out)
-{
-	struct nf_vault_paths paths;
-
-	int r = nf_vault_paths_of(nf_header_volume_id(h), o->cache_dir, &paths);
-	if (r < 0) {
-		nf_store_free(store);
-		return r;
-	}
-	struct nf_vault_options v = { .store = store, .header = h, .cache_dir = paths.cache, .state_dir = paths.state,
-				      .cache_size_bytes = GC_CACHE_BYTES, .memory_bytes = GC_MEMORY_BYTES,
-				      .no_threads = true, .expect = o->expect };
-	r = nf_vault_open(&v, out);
-	nf_vault_paths_deinit(&paths);
-	return r;
-}
-
 static enum nf_exit offline(const char *address, const struct nf_gc_options *o, const struct nf_options *opt)
 {
 	struct nf_gc_result result;
-	struct nf_vault *v = NULL;
-	struct nf_store *store;
-	struct nf_header *h;
-	struct nf_site site;
+	struct nf_reader w;
 
-	enum nf_exit e = nf_site_init(address, opt, &site);
-	if (e == NF_EXIT_OK)
-		e = nf_site_header(&site, opt, &store, &h);
-	if (e) {
-		nf_site_deinit(&site);
-		return e;
+	enum nf_exit e = nf_writer_open(address, opt, &w);
+	if (e == NF_EXIT_OK) {
+		int r = nf_vault_gc(w.vault, o, NULL, &result);
+		e = r < 0 ? nf_site_complain(&w.site, r, NULL) : print(o, &result, opt->json);
 	}
-	int r = open_writer(h, opt, store, &v);
-	nf_header_free(h);
-	if (r == 0)
-		r = nf_vault_gc(v, o, NULL, &result);
-	nf_vault_close(v);
-	if (r == -NF_E_CACHE_LOCKED)
-		nf_complain("the vault is mounted here: say foliofs gc DIR");
-	e = r == -NF_E_CACHE_LOCKED ? NF_EXIT_ERROR : r < 0 ? nf_site_complain(&site, r, NULL) : print(o, &result, opt->json);
-	nf_site_deinit(&site);
+	nf_reader_close(&w);
 	return e;
-}
-
-static bool is_mount(const char *path)
-{
-	struct nf_mount m;
-
-	return nf_mount_find(path, false, &m) == 0;
 }
 
 enum nf_exit nf_cmd_gc(struct nf_args *a)
@@ -145,7 +103,7 @@ enum nf_exit nf_cmd_gc(struct nf_args *a)
 
 	if (nf_gc_options_of(&a->opt, &o) < 0)
 		return NF_EXIT_USAGE;
-	if (!a->arg[0] || is_mount(a->arg[0]))
+	if (!a->arg[0] || nf_live_is_mount(a->arg[0]))
 		return live(a->arg[0], &o, &a->opt);
 	return offline(a->arg[0], &o, &a->opt);
 }

@@ -24,7 +24,6 @@
 enum { BLOCK_SHIFT_MIN = 12, BLOCK_SHIFT_MAX = 22 };
 
 enum {
-	CACHE_BYTES_DEFAULT = 10, /* GiB */
 	MEMORY_BYTES_DEFAULT = 128 << 20,
 	/* A block, plain and sealed, for write-back, as much for pages; any machine may have made files of the largest
 	 * blocks. */
@@ -71,7 +70,7 @@ static bool shown_read_only(const struct nf_options *o) { return (o->ro && !o->r
 static int vault_options(const struct nf_options *o, struct nf_vault_options *v)
 {
 	*v = (struct nf_vault_options){
-		.cache_size_bytes = o->cache_size ? o->cache_size : (uint64_t)CACHE_BYTES_DEFAULT << 30,
+		.cache_size_bytes = o->cache_size ? o->cache_size : (uint64_t)NF_CACHE_GIB_DEFAULT << 30,
 		.min_free_bytes = o->min_free ? o->min_free : MIN_FREE_DEFAULT,
 		.write_back_ms = (uint32_t)NF_MIN(o->write_back_ms, (uint64_t)UINT32_MAX),
 		.poll_ms = (uint32_t)NF_MIN(o->poll_ms, (uint64_t)UINT32_MAX),

@@ -15,6 +15,13 @@ enum { BAR_CELLS = 30 };
 
 /* --- finding the daemon ------------------------------------------------------------------ */
 
+bool nf_live_is_mount(const char *path)
+{
+	struct nf_mount m;
+
+	return nf_mount_find(path, false, &m) == 0;
+}
+
 enum nf_exit nf_live_find(const char *path, bool exact, struct nf_live *l)
 {
 	int r = path ? nf_mount_find(path, exact, &l->m) : nf_mount_only(&l->m);

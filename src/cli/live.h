@@ -12,6 +12,7 @@ struct nf_live {
 	const char *doing; /* what the progress says beside a terminal; NULL: sending */
 };
 
+bool nf_live_is_mount(const char *path);
 /* Finds the mount that PATH is in (EXACT: is the top of; NULL: the only one).  Complains. */
 enum nf_exit nf_live_find(const char *path, bool exact, struct nf_live *l);
 /* The same, and connects. */

@@ -13,6 +13,11 @@
 
 #define KEYS "\nIDs are shown by `list`; their beginning is enough.\n"
 
+#define CHECK "What is missing or damaged is named by path, behind the snapshot or commit it is in; then the exit code is 10, unless\n" \
+	"--repair has put all of it right. --repair puts on the store again what the cache of this device still has; beside files\n" \
+	"that stay damaged it puts the newest whole version that a snapshot or kept commit has, as \"NAME (recovered from commit\n" \
+	"N)\". Nothing is removed. A mounted vault is checked by its daemon.\n"
+
 #define MAP "Strips of one scale, as wide as the terminal: where blocks are (on the server, with a copy here, here only, holes), what\n" \
 	"they take sealed, what is in memory, modified regions by state and flush group.\n"
 
@@ -55,8 +60,8 @@ static const struct nf_command commands[] = {
 	{ "cat", "STORE PATH", "Print a file of a vault without mounting it", NULL, NF_OPT_STORE, 2, 2, nf_cmd_cat },
 	{ "get", "STORE PATH [TARGET]", "Copy a file or directory out of a vault without mounting it", NULL,
 	  NF_OPT_STORE, 2, 3, nf_cmd_get },
-	{ "check", "STORE", "Check everything the newest state of a vault refers to", NULL,
-	  NF_OPT_STORE | NF_OPT_JSON | NF_OPT_CHECK, 1, 1, nf_cmd_check },
+	{ "check", "STORE | DIR", "Check everything the newest state, snapshots and kept commits of a vault refer to", CHECK,
+	  NF_OPT_STORE | NF_OPT_JSON | NF_OPT_QUIET | NF_OPT_CHECK, 0, 1, nf_cmd_check },
 	{ "gc", "STORE | DIR", "Free what no kept commit or snapshot needs",
 	  "A first run condemns, a later one deletes, at least the grace afterwards; both are safe beside machines at\n"
 	  "work.  A mounted vault is collected by its daemon.\n",

@@ -236,6 +236,36 @@ enum nf_exit nf_reader_open(const char *address, const struct nf_options *o, str
 	return r < 0 ? nf_site_complain(&rd->site, r, NULL) : NF_EXIT_OK;
 }
 
+enum nf_exit nf_writer_open(const char *address, const struct nf_options *o, struct nf_reader *rd)
+{
+	struct nf_vault_paths paths = { 0 };
+	struct nf_store *store;
+	struct nf_header *h;
+
+	*rd = (struct nf_reader){ 0 };
+	enum nf_exit e = nf_site_init(address, o, &rd->site);
+	if (e == NF_EXIT_OK)
+		e = nf_site_header(&rd->site, o, &store, &h);
+	if (e)
+		return e;
+	int r = nf_vault_paths_of(nf_header_volume_id(h), o->cache_dir, &paths);
+	if (r < 0)
+		nf_store_free(store);
+	struct nf_vault_options v = { .store = store, .header = h, .cache_dir = paths.cache, .state_dir = paths.state,
+				      .cache_size_bytes = o->cache_size ? o->cache_size : (uint64_t)NF_CACHE_GIB_DEFAULT << 30, .memory_bytes = READER_MEMORY_BYTES,
+				      .no_threads = true, .expect = o->expect };
+	if (r == 0) {
+		r = nf_vault_open(&v, &rd->vault);
+		nf_vault_paths_deinit(&paths);
+	}
+	nf_header_free(h);
+	if (r == -NF_E_CACHE_LOCKED) {
+		nf_complain("the vault is mounted here: name the directory instead");
+		return NF_EXIT_ERROR;
+	}
+	return r < 0 ? nf_site_complain(&rd->site, r, NULL) : NF_EXIT_OK;
+}
+
 void nf_reader_close(struct nf_reader *rd)
 {
 	struct nf_file_dirent *list = NULL;

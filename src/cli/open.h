@@ -38,6 +38,8 @@ struct nf_reader {
 	char *scratch; /* directory with a copy of what this device remembers; removed at the end */
 };
 enum nf_exit nf_reader_open(const char *address, const struct nf_options *o, struct nf_reader *rd);
+/* As this device, with its own state and cache: it may commit.  Not while the vault is mounted here. */
+enum nf_exit nf_writer_open(const char *address, const struct nf_options *o, struct nf_reader *rd);
 void nf_reader_close(struct nf_reader *rd);
 
 #endif

@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum { NF_CACHE_GIB_DEFAULT = 10 };
+
 /* Which commands take an option; bits. */
 enum nf_option_group {
 	NF_OPT_STORE = 1 << 0,  /* reaching and unlocking a vault */
@@ -46,7 +48,7 @@ struct nf_options {
 	bool offline, ro, rw, allow_other, allow_root, default_permissions, debug;
 	struct nf_text kernel; /* comma-separated, passed on */
 	/* commands */
-	bool foreground, json, wait, prometheus, quiet, verbose, help, read_data, no_recovery;
+	bool foreground, json, wait, prometheus, quiet, verbose, help, read_data, repair, no_recovery;
 	bool dry_run, list, force;
 	char *grace, *keep_heads, *keep_days, *lease_days; /* text: 0 means something */
 	char *new_password_file, *new_key_file, *label, *set, *svg;

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/trace.h"
+#include "daemon/check_text.h"
 #include "daemon/gc_text.h"
 #include "daemon/json.h"
 #include "daemon/paths.h"
@@ -318,6 +319,48 @@ static bool do_gc(struct nf_peer *p, const char *line)
 	return ok;
 }
 
+struct checking {
+	struct nf_check_options o;
+	struct nf_check_result r;
+};
+
+static int run_check(struct nf_job *j)
+{
+	struct checking *k = j->ctx;
+	int r = nf_vault_refresh(j->v);
+
+	k->o.stop = &j->stop;
+	return r < 0 ? r : nf_vault_check(j->v, &k->o, &k->r);
+}
+
+static bool do_check(struct nf_peer *p, const char *line)
+{
+	struct nf_text t = NF_TEXT_INIT;
+	struct nf_check_lines lines = { 0 };
+	struct checking k = { .o = { .report = nf_check_lines_add, .ctx = &lines } };
+	struct nf_job j = { .run = run_check, .ctx = &k };
+	uint64_t read_data = 0, repair = 0;
+	int r;
+
+	nf_number(line, "read_data", &read_data);
+	nf_number(line, "repair", &repair);
+	k.o.read_data = read_data != 0;
+	k.o.repair = repair != 0;
+	bool ok = nf_run_beside(p, &j, &r);
+	nf_reply_begin(&t, r);
+	if (r == 0) {
+		nf_check_text(&k.r, k.o.repair, &lines.people);
+		nf_textf(&t, ",\"left\":%" PRIu64 ",\"text\":", k.r.problems);
+		nf_text_json(&t, nf_text_str(&lines.people));
+		nf_textf(&t, ",\"result\":");
+		nf_check_json(&k.r, &lines, &t);
+	}
+	ok = nf_reply_end(p, &t) && ok;
+	nf_check_lines_deinit(&lines);
+	nf_text_deinit(&t);
+	return ok;
+}
+
 static bool do_sync(struct nf_peer *p, const char *line)
 {
 	(void)line;
@@ -388,6 +431,7 @@ static const struct {
 	{ "online", do_online },
 	{ "snapshots", do_snapshots },
 	{ "gc", do_gc },
+	{ "check", do_check },
 	{ "snapshot-create", do_snapshot_create },
 	{ "snapshot-remove", do_snapshot_remove },
 	{ "pin", nf_do_pin },

@@ -70,8 +70,10 @@ bool nf_is_damage(int error);
 /* --- gc_roots.c ------------------------------------------------------------------------ */
 /* Roots and deltas that the leaf names, all of them kept; blocks. */
 int nf_gc_items(struct nf_gc *g);
-/* Marks what is kept of them, and brings the roots into their order. */
+/* Marks what is kept of them, and sorts. */
 int nf_gc_retain(struct nf_gc *g);
+/* Oldest first; the leaf is the last. */
+void nf_gc_sort(struct nf_gc *g);
 void nf_gc_items_deinit(struct nf_gc *g);
 
 /* --- gc_move.c --------------------------------------------------------------------------- */
@@ -87,6 +89,7 @@ struct nf_gc_move {
 	unsigned percent;           /* worth it: less than this is to be copied; 0: all are */
 	const struct nf_epoch *own; /* [Optional] epochs whose blocks are in the journal still */
 	bool dry_run;
+	bool tolerant;              /* nodes that cannot be read are left as they are, and so is what lies below them */
 	_Atomic bool *stop;
 };
 struct nf_gc_moved {

@@ -168,6 +168,7 @@ int nf_named_check(struct nf_vault *v, const struct nf_head *leaf, int64_t date_
 		return r;
 	/* Nothing up to that dot is reported before it is. */
 	nf_lock_take(&v->ns);
+	v->holed = leaf->id;
 	v->repair_seq = v->current->seq;
 	v->want_commit = true;
 	nf_lock_drop(&v->ns);

@@ -228,6 +228,8 @@ static int collect(struct nf_gc_work *w, const struct nf_ref *ref, bool *touched
 	if (w->m.stop && atomic_load(w->m.stop))
 		return nf_fail(-NF_E_CANCELLED);
 	int r = nf_source_get(w->m.src, ref, NULL, NULL, &node);
+	if (nf_is_damage(r) && w->m.tolerant)
+		return 0;
 	if (r == 0)
 		r = collect_below(w, node, &mine);
 	struct nf_gc_node *g = r == 0 ? calloc(1, sizeof *g) : NULL;

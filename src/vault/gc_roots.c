@@ -133,6 +133,12 @@ static int by_seq(const void *pa, const void *pb)
 	return a->seq != b->seq ? (a->seq < b->seq ? -1 : 1) : nf_key_cmp(&a->key, &b->key);
 }
 
+void nf_gc_sort(struct nf_gc *g)
+{
+	if (g->nr_roots)
+		qsort(g->roots, g->nr_roots, sizeof *g->roots, by_seq);
+}
+
 int nf_gc_retain(struct nf_gc *g)
 {
 	/* The commits, the leaf the last of them, stand before the snapshots. */
@@ -158,7 +164,7 @@ int nf_gc_retain(struct nf_gc *g)
 		g->deltas[i].kept = g->deltas[i].head_seq >= first;
 		g->r.deltas_dropped += !g->deltas[i].kept;
 	}
-	qsort(g->roots, g->nr_roots, sizeof *g->roots, by_seq);
+	nf_gc_sort(g);
 	return r;
 }
 

@@ -219,7 +219,13 @@ static int put(struct nf_layer *l, const struct nf_key *key, struct nf_buf *b)
 	return r;
 }
 
-/* One ROOT item that only the other tree has. */
+struct taking {
+	struct nf_layer *l;
+	uint64_t since; /* a head's seq */
+};
+
+/* One ROOT item that only the other tree has.  One of a head from before the trees parted was let go by a collector on the
+ * side of the base. */
 static int take_root(void *ctx, const struct nf_key *key, const struct nf_val *old, const struct nf_val *now)
 {
 	struct nf_root_item item;
@@ -227,20 +233,22 @@ static int take_root(void *ctx, const struct nf_key *key, const struct nf_val *o
 
 	if (key->ino || key->type > NF_ITEM_ROOT)
 		return NF_TREE_STOP;
-	if (key->type != NF_ITEM_ROOT || old || !now)
+	const struct taking *t = ctx;
+	if (key->type != NF_ITEM_ROOT || old || !now || key->a < t->since)
 		return 0;
 	int r = nf_root_decode(now->p, now->len, &now->self, &item);
 	if (r < 0)
 		return nf_fail(r);
 	nf_root_encode(&b, &item);
-	return put(ctx, key, &b);
+	return put(t->l, key, &b);
 }
 
 /* The merged tree names the heads that LEAF was made on top of as well: a look need not read them (look_cover.c).  They come
  * early in key order, and what both trees share is not read. */
-static int take_roots(struct nf_vault *v, struct nf_merged *m, const struct nf_head *leaf)
+static int take_roots(struct nf_vault *v, struct nf_merged *m, const struct nf_head *leaf, uint64_t since)
 {
-	int r = nf_tree_diff(&v->src, &m->base->root, &leaf->root, take_root, m->layer);
+	struct taking t = { .l = m->layer, .since = since };
+	int r = nf_tree_diff(&v->src, &m->base->root, &leaf->root, take_root, &t);
 
 	return r == NF_TREE_STOP ? 0 : r;
 }
@@ -264,7 +272,7 @@ int nf_merge(struct nf_vault *v, const struct nf_head *const *leaves, size_t nr,
 	for (size_t i = 0; r == 0 && i < nr_missing; i++)
 		r = replay_delta(v, &m, &list[i]);
 	for (size_t i = 0; r == 0 && i + 1 < nr; i++)
-		r = take_roots(v, &m, leaves[i]);
+		r = take_roots(v, &m, leaves[i], nr_missing ? list[0].head_seq : UINT64_MAX);
 	if (r < 0) {
 		nf_merged_deinit(&m);
 		return nf_fail(r);
@@ -273,7 +281,7 @@ int nf_merge(struct nf_vault *v, const struct nf_head *const *leaves, size_t nr,
 	return 0;
 }
 
-int nf_merge_parents(struct nf_layer *l, const struct nf_head *const *parents, size_t nr)
+int nf_merge_parents(struct nf_layer *l, const struct nf_head *const *parents, size_t nr, const struct nf_head_id *holed)
 {
 	int r = 0;
 
@@ -285,7 +293,10 @@ int nf_merge_parents(struct nf_layer *l, const struct nf_head *const *parents, s
 		memcpy(item.rand, h->id.rand, sizeof item.rand);
 		memcpy(item.tag, h->id.tag, sizeof item.tag);
 		nf_root_encode(&b, &item);
-		r = put(l, &key, &b);
+		if (h->id.seq == holed->seq && !memcmp(h->id.tag, holed->tag, sizeof holed->tag))
+			nf_buf_deinit(&b);
+		else
+			r = put(l, &key, &b);
 		if (r < 0 || nf_ref_is_null(&h->delta))
 			continue;
 		struct nf_key dkey = { .type = NF_ITEM_DELTA, .a = h->writer, .b = h->writer_seq };

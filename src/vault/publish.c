@@ -613,7 +613,7 @@ static int stack(struct publishing *p, const struct nf_head *const *leaves, size
 		bytes = nf_counter_sum(bytes, p->e->bytes);
 	}
 	if (r == 0)
-		r = nf_merge_parents(p->all, leaves, nr);
+		r = nf_merge_parents(p->all, leaves, nr, &v->holed);
 	if (r == 0)
 		r = put_counter(v, p->all, &p->merged.base->root, NF_COUNTER_INODES, inodes);
 	if (r == 0)

@@ -196,12 +196,24 @@ int nf_vault_resolve(struct nf_vault *v, const char *path, struct nf_attr *out);
 /* The path of INO by the newest names, relative to the root, "" for itself; -ENOENT: it has none.  Malloc'd.  Blocks. */
 int nf_vault_path(struct nf_vault *v, uint64_t ino, char **out);
 
-/* Walks and checks everything the newest head reaches (READ_DATA: opens every block too). REPORT is called
- * for each thing found wrong, with the path. */
-struct nf_check_result {
-	uint64_t nodes, inodes, blocks, packs, bytes, problems;
+/* Everything that the newest state, snapshots and kept commits reach: is it there, whole, and does it agree? */
+struct nf_check_options {
+	bool read_data; /* everything is fetched from the store and opened */
+	bool repair;    /* what this machine has of what is missing or damaged is put on the store again; of files that have
+			 * lost something older versions are put beside them.  Not of a read-only vault: -EROFS */
+	/* Called for each thing found wrong, and with `repair` for each thing done, with the path; NULL. */
+	void (*report)(void *ctx, const char *line);
+	void *ctx;
+	_Atomic bool *stop; /* NULL */
 };
-int nf_vault_check(struct nf_vault *v, bool read_data, void (*report)(void *ctx, const char *line),
-		   void *ctx, struct nf_check_result *out);
+struct nf_check_result {
+	uint64_t nodes, inodes, blocks, packs, bytes; /* inodes and bytes: of the newest state */
+	uint64_t commits, snapshots;                  /* that were gone through */
+	uint64_t problems;                            /* there are, after repairing */
+	uint64_t repaired;                            /* fewer than before */
+	uint64_t restored;                            /* older versions put beside */
+};
+/* Blocks, perhaps for long. */
+int nf_vault_check(struct nf_vault *v, const struct nf_check_options *o, struct nf_check_result *out);
 
 #endif

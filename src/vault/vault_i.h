@@ -203,6 +203,7 @@ struct nf_vault {
 	bool ahead_runs;
 	struct nf_pack_set named;   /* n  packs that what we published names, until it is reported */
 	int64_t named_since_s;      /* n  the server's date before the first of them was sent; 0: unknown */
+	struct nf_head_id holed;    /* the committer's: the head whose packs were found taken away; repair_seq mends it */
 	uint64_t repair_seq;        /* the committer's: the dot that sends again what others took away */
 	struct nf_epoch *unreported; /* the committer's: dots contained in the base, newest first */
 	struct nf_key *touched;     /* n  keys whose leaves the next commit writes anew */
@@ -375,8 +376,9 @@ struct nf_merged {
 };
 void nf_merged_deinit(struct nf_merged *m);
 int nf_merge(struct nf_vault *v, const struct nf_head *const *leaves, size_t nr, struct nf_merged *out);
-/* Items that every new head's tree must have for its parents: DELTA of each parent's own delta, ROOT of each parent. */
-int nf_merge_parents(struct nf_layer *l, const struct nf_head *const *parents, size_t nr);
+/* Items that every new head's tree must have for its parents: DELTA of each parent's own delta, ROOT of each parent but HOLED,
+ * of which nobody shall look at the tree. */
+int nf_merge_parents(struct nf_layer *l, const struct nf_head *const *parents, size_t nr, const struct nf_head_id *holed);
 
 /* --- keeper.c: what is pinned, and the cache's limits --------------------------------------- */
 /* Whether STATE_DIR names pins: the cache must not evict before it knows which. */

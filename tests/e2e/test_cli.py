@@ -368,6 +368,36 @@ def test_check_finds_what_is_damaged(vault):
     vault.run("check", vault.store, code=DAMAGED)
 
 
+def largest_pack(vault):
+    return max((p for p in (vault.store / "packs").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_check_repairs_from_the_cache_on_a_mount_and_without(vault):
+    data = os.urandom(400_000)
+    vault.mount()
+    (vault.mnt / "f").write_bytes(data)
+    vault.run("sync", "-q", vault.mnt)
+    assert json.loads(vault.run("check", vault.mnt, "--json").stdout)["problems"] == []
+    largest_pack(vault).unlink()
+    assert "/f: blocks" in vault.run("check", vault.mnt, code=DAMAGED).stdout
+    said = vault.run("check", vault.mnt, "--repair").stdout
+    assert "put on the store again" in said and said.endswith("older versions put beside what is lost\n")
+    vault.run("check", vault.mnt, "--read-data")
+    vault.umount("--wait")
+    largest_pack(vault).unlink()
+    vault.run("check", vault.store, code=DAMAGED)
+    r = json.loads(vault.run("check", vault.store, "--repair", "--json").stdout)
+    assert r["left"] == 0 and r["repaired"] > 0
+    vault.run("check", vault.store, "--read-data")
+    # With nothing of it anywhere the file is lost, and stays named.
+    largest_pack(vault).unlink()
+    bare = {"XDG_CACHE_HOME": str(vault.stage.dir / "bare"), "XDG_STATE_HOME": str(vault.stage.dir / "bare-state")}
+    assert "/f: no kept commit" in vault.run("check", vault.store, "--repair", code=DAMAGED, env=bare).stdout
+    assert vault.run("check", vault.store, "--repair").stdout.count("repaired") == 1
+    vault.mount()
+    assert (vault.mnt / "f").read_bytes() == data
+
+
 def test_a_webdav_server_with_a_password(site):
     right, wrong = site.stage.dir / "right", site.stage.dir / "wrong"
     right.write_text("s3cret\n")

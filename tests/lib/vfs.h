@@ -365,8 +365,9 @@ static inline void vfs_report(void *ctx, const char *line)
 /* Problems that nf_vault_check() finds, blocks included. */
 static inline uint64_t vfs_problems(struct vfs *m)
 {
+	struct nf_check_options o = { .read_data = true, .report = vfs_report };
 	struct nf_check_result r;
-	ck_assert_int_eq(nf_vault_check(m->v, true, vfs_report, NULL, &r), 0);
+	ck_assert_int_eq(nf_vault_check(m->v, &o, &r), 0);
 	return r.problems;
 }
 
