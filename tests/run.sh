@@ -37,7 +37,7 @@ build()
 	local dir=$1
 	shift
 	if [ ! -f "$dir/build.ninja" ]; then
-		step 120 "configure $dir" meson setup "$dir" "$@" >"$dir.log" 2>&1 || true
+		step 120 "configure $dir" meson setup "$dir" "$@" >"$dir.log" 2>&1
 	fi
 	step 900 "build $dir" ninja -C "$dir" -j "$jobs" >>"$dir.log" 2>&1
 	grep -E '(warning|error|FAILED):' "$dir.log"
@@ -58,12 +58,12 @@ plain_programs()
 }
 
 build build-asan -Db_sanitize=address,undefined -Dlock_check=true -Dparanoid=true
-step 900 "all programs, address and undefined-behaviour sanitizers" \
+step 1500 "all programs, address and undefined-behaviour sanitizers" \
 	meson test -C build-asan --no-rebuild --print-errorlogs --no-suite e2e --no-suite spin --num-processes "$jobs"
 
 build build-tsan -Db_sanitize=thread
 threads=$(meson test -C build-tsan --list --no-rebuild 2>/dev/null | sed -n 's#.* / ##p' |
-	grep -E '^(aio|store|fuse|netfs)/|^(cache|journal)/check|^vault/(check_(fetch|look|pack|vault)|model_vault)')
+	grep -E '^(aio|store|fuse|netfs)/|^(cache|journal)/check|^vault/(check_(ahead|fetch|held|look|pack|pin|vault)|model_vault)')
 # shellcheck disable=SC2086
 FOLIOFS_MODEL_OPS=6000 step 1200 "programs with threads, thread sanitizer" \
 	meson test -C build-tsan --no-rebuild --print-errorlogs --num-processes "$jobs" $threads
@@ -74,7 +74,7 @@ plain_programs
 step 900 "models of the protocol" meson test -C build --no-rebuild --print-errorlogs --suite spin
 
 # Distribution's Python: its pytest, cryptography and zstandard are those of packages.txt.
-NF_BUILD=$PWD/build step 900 "mounted tests and the second reader" \
+NF_BUILD=$PWD/build step 1800 "mounted tests and the second reader" \
 	/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/e2e tests/reader
 
 echo
