@@ -226,7 +226,7 @@ static int save_map_locked(struct toy_file *f, uint64_t size_bytes)
 	return r;
 }
 
-static void group_stored(struct nf_ictx *ic, const struct nf_group_info *g)
+static int group_stored(struct nf_ictx *ic, const struct nf_group_info *g)
 {
 	struct toy_file *f = file_of(ic);
 
@@ -240,6 +240,7 @@ static void group_stored(struct nf_ictx *ic, const struct nf_group_info *g)
 	if (r == 0)
 		f->nr_garbage = 0;
 	(void)pthread_mutex_unlock(&f->t->lock);
+	return 0; /* fsync asks for f->error */
 }
 
 static const struct nf_netfs_ops netfs_ops = {

@@ -188,9 +188,10 @@ struct nf_netfs_ops {
 	 * which nf_wreq_stream_error() is negative may hold an older version of the blocks, which nobody may be given
 	 * any more: a cache forgets them here, and what only a stand-in has is noted as yet to be sent. */
 	void (*write_stored)(struct nf_wreq *wq);
-	/* [Optional] A closed group has drained: called once per group that changed anything, in order, after the
-	 * write_stored calls of its requests, with no lock held. */
-	void (*group_stored)(struct nf_ictx *ic, const struct nf_group_info *g);
+	/* [Optional] A closed group has drained: called for each group that changed anything, in order, after the
+	 * write_stored calls of its requests, with no lock held.  Negative: nothing was noted of it; fsync reports that, the
+	 * group stays the oldest and is offered again. */
+	int (*group_stored)(struct nf_ictx *ic, const struct nf_group_info *g);
 
 	/* [Optional] May this write begin (space reserved, size limits)?  On the writer's thread; must not block. */
 	int (*check_write_begin)(struct nf_ictx *ic, uint64_t pos_bytes, uint64_t len_bytes);

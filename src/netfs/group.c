@@ -130,13 +130,13 @@ void nf_group_finish(struct nf_ictx_priv *p, struct nf_group *g)
 	if (g->changed && p->ic->ops->group_stored) {
 		r = nf_group_info_init(&info, g);
 		if (r == 0) {
-			p->ic->ops->group_stored(p->ic, &info);
+			r = p->ic->ops->group_stored(p->ic, &info);
 			nf_group_info_deinit(&info);
 		}
 	}
 	nf_ic_lock(p);
 	p->draining = false;
-	if (r < 0) { /* no memory for the list: later */
+	if (r < 0) { /* no memory for the list, or not taken: later */
 		nf_waiters_fail_locked(p, g->number, 0, UINT64_MAX, r);
 		nf_error_note_locked(p, r);
 		nf_back_off_locked(p);

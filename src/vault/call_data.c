@@ -385,11 +385,8 @@ static void synced(struct nf_io *io)
 {
 	struct nf_run *run = io->ctx;
 
-	nf_lock_take(&run->v->ns);
-	int r = io->error < 0 ? io->error : run->vn->failed;
-	nf_lock_drop(&run->v->ns);
-	if (r < 0) {
-		nf_run_end(run, r);
+	if (io->error < 0) {
+		nf_run_end(run, io->error);
 		return;
 	}
 	nf_work_init(&run->work, sync_journal);
@@ -414,8 +411,6 @@ int nf_do_fsync(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	(void)w;
 	if (v->read_only)
 		return 0;
-	if (c->file->vn->failed)
-		return c->file->vn->failed;
 	run->vn = c->file->vn;
 	run->vn->refs++;
 	run->start = start_fsync;

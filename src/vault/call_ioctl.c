@@ -16,8 +16,6 @@ static int barrier(struct nf_vault *v, struct nf_call *c)
 	int r = nf_may_change(v);
 	if (r < 0)
 		return r;
-	if (vn->failed)
-		return vn->failed;
 	(void)nf_group_close(&vn->ic);
 	return 0;
 }

@@ -251,7 +251,7 @@ static int data_first_error(const struct nf_run *run)
 {
 	if (!run->vn)
 		return 0;
-	return run->error < 0 ? run->error : run->vn->failed;
+	return run->error;
 }
 
 /* A file that gets a (new) name has its data stored first, so that after a crash the name never shows an empty file.

@@ -106,8 +106,12 @@ static int note_op(struct nf_epoch *e, const struct nf_op *op)
 
 	nf_op_encode(&e->ops, op);
 	int r = nf_buf_error(&e->ops);
-	if (r < 0)
+	if (r < 0) {
+		/* Without memory now; what is there already is whole. */
+		e->ops.len = from;
+		e->ops.failed = false;
 		return r;
+	}
 	struct nf_rd rd = nf_rd_of(e->ops.p + from, e->ops.len - from);
 	r = nf_op_decode(&rd, NULL, &again);
 	if (r < 0)

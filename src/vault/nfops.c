@@ -826,7 +826,7 @@ static int log_group(struct nf_vnode *vn, const struct nf_group_info *g)
 	return r;
 }
 
-static void group_stored(struct nf_ictx *ic, const struct nf_group_info *g)
+static int group_stored(struct nf_ictx *ic, const struct nf_group_info *g)
 {
 	struct nf_vnode *vn = vnode_of(ic);
 	struct nf_vault *v = vn->v;
@@ -835,16 +835,16 @@ static void group_stored(struct nf_ictx *ic, const struct nf_group_info *g)
 	int r = log_group(vn, g);
 	if (r < 0) {
 		/* Out of memory, or a tree we checked no longer decodes: the blocks stay noted with the file, so
-		 * it reads right, and the next fsync says so. */
-		nf_trace(REQ, "group lost ino=%" PRIx64 " err=%s", vn->ino, nf_error_name(r));
+		 * it reads right; fsync says so, and the group is offered again. */
+		nf_trace(REQ, "group not told ino=%" PRIx64 " err=%s", vn->ino, nf_error_name(r));
 		v->last_error = r;
-		vn->failed = r;
 	} else {
 		nf_acc_drop(vn, g->group);
+		if (!nf_is_dirty(ic))
+			vn->pending_times = false;
 	}
-	if (!nf_is_dirty(ic))
-		vn->pending_times = false;
 	nf_lock_drop(&v->ns);
+	return r;
 }
 
 const struct nf_netfs_ops nf_vault_netfs_ops = {

@@ -109,7 +109,6 @@ struct nf_vnode {
 	bool removed;            /* n  gone in the base being taken over */
 	bool nameless;           /* n  an orphan that may still get a name (O_TMPFILE) */
 	uint64_t cut_group;      /* n  last group of the frozen epoch; 0: none */
-	int failed;              /* n  a group that could not be logged: every later fsync says so */
 	bool in_cut;             /* n  counted in frozen->undrained */
 	struct nf_io cut_io;     /* the flush of the cut */
 	bool cut_running;        /* n */

@@ -334,7 +334,7 @@ static void toy_apply_group(struct toy_image *im, uint64_t bb, const struct nf_g
 		toy_block_clear(&im->blocks[i]);
 }
 
-static void toy_group_stored(struct nf_ictx *ic, const struct nf_group_info *g)
+static int toy_group_stored(struct nf_ictx *ic, const struct nf_group_info *g)
 {
 	struct toy *t = toy_of(ic);
 	uint64_t end = 0;
@@ -369,6 +369,7 @@ static void toy_group_stored(struct nf_ictx *ic, const struct nf_group_info *g)
 	if (t->on_group)
 		t->on_group(t, g);
 	pthread_mutex_unlock(&t->lock);
+	return 0;
 }
 
 static void toy_init(struct toy *t)
