@@ -112,3 +112,34 @@ def test_a_start_without_the_server_also_with_ten_thousand_dirty_files(stage):
             else:
                 m.unmount()
         s.back()
+
+
+@pytest.mark.parametrize("remote", (False, True))
+def test_an_fsync_of_a_folder_keeps_what_was_made_and_renamed_in_it(stage, remote):
+    """fsync=local: this machine has it after the daemon was killed; fsync=remote: another machine does, and without the
+    server there is an error instead."""
+    with store(stage, "nginx") as s:
+        v = Vault(stage, s)
+        laptop = v.machine("laptop")
+        m = laptop.mount("sync=manual", *(("fsync=remote",) if remote else ()))
+        d = os.open(m.dir, os.O_RDONLY)
+        for n in range(5):
+            (m.dir / f"made-{n}").mkdir()
+            (m.dir / "tmp").write_text(f"text {n}")
+            os.rename(m.dir / "tmp", m.dir / f"renamed-{n}")
+            os.link(m.dir / f"renamed-{n}", m.dir / f"linked-{n}")
+            os.fsync(d)
+        if remote:
+            s.away()
+            (m.dir / "late").mkdir()
+            with pytest.raises(OSError):
+                os.fsync(d)
+            s.back()
+        os.close(d)
+        m.kill()
+        reader = v.machine("other") if remote else laptop
+        with reader.mount() as m:
+            for n in range(5):
+                assert (m.dir / f"made-{n}").is_dir()
+                assert (m.dir / f"linked-{n}").read_text() == (m.dir / f"renamed-{n}").read_text() == f"text {n}"
+            assert not (m.dir / "tmp").exists()
