@@ -176,7 +176,7 @@ int nf_named_check(struct nf_vault *v, const struct nf_head *leaf, int64_t date_
 }
 
 /* Packs that went out long ago and that nothing names yet: they are asked for, too. */
-static int add_old(struct nf_vault *v)
+static int add_old(struct nf_vault *v) NF_REQUIRES(v->ns)
 {
 	int r = 0;
 

@@ -462,6 +462,8 @@ void nf_vault_close(struct nf_vault *v)
 		nf_link_listen(v->link, NULL, NULL);
 	nf_keeper_stop(v->keeper);
 	nf_commit_stop(v);
+	nf_uploads_free(v->uploads); /* what is under way reads the journal */
+	v->uploads = NULL;
 	if (v->pool) {
 		nf_lock_take(&v->ns);
 		while (atomic_load(&v->calls))
@@ -482,7 +484,6 @@ void nf_vault_close(struct nf_vault *v)
 	nf_journal_close(v->journal);
 	nf_epoch_free(v->frozen);
 	nf_epoch_free(v->current);
-	nf_uploads_free(v->uploads);
 	nf_lock_take(&v->ns);
 	nf_ahead_clear(v);
 	nf_moved_trim(v, UINT64_MAX);

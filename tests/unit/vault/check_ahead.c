@@ -456,6 +456,32 @@ START_TEST(sending_ahead_and_committing_side_by_side)
 }
 END_TEST
 
+/* They read the journal and fill the cache. */
+START_TEST(an_unmount_waits_for_packs_that_are_under_way)
+{
+	struct vfs_site s;
+	struct nf_store *slow;
+	vfs_site_init(&s, "", "");
+	char *want = noise(SIZE, 13);
+
+	for (int i = 0; i < 4; i++) {
+		ck_assert_int_eq(nf_store_fault_new(vfs_store(&s), "delay=150&verbs=put", &slow), 0);
+		struct vfs a = mount_with(&s, "a", true, slow);
+		want[i] ^= 1;
+		write_stored(&a, i % 2 ? "/f" : "/g", want, SIZE);
+		if (i < 2)
+			usleep(20000);
+		vfs_unmount(&a);
+	}
+	struct vfs a = mount(&s, "a");
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	seen_by_another(&s, "/f", want, SIZE);
+	vfs_unmount(&a);
+	free(want);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "ahead", 60);
@@ -469,6 +495,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, two_who_sent_ahead_make_a_fork_and_both_are_kept);
 	tcase_add_test(tc, what_is_for_the_next_dot_is_watched_until_that_is_reported);
 	tcase_add_test(tc, sending_ahead_and_committing_side_by_side);
+	tcase_add_test(tc, an_unmount_waits_for_packs_that_are_under_way);
 }
 
 NF_SUITE("vault/ahead")
