@@ -320,6 +320,9 @@ void nf_fallocate(struct nf_io *io, int mode);
 void nf_fsync(struct nf_io *io);
 /* Where a descriptor opened now begins: it hears of no error that came before. */
 uint64_t nf_errors_seen(const struct nf_ictx *ic);
+/* The last error that a descriptor has not heard of, or 0; now it has.  For a close, which waits for nothing.  Takes the inode's
+ * lock as nf_is_dirty() does. */
+int nf_errors_hear(const struct nf_ictx *ic, uint64_t *errors_seen);
 /* Stores dirty data of [pos, pos+len) (len 0: all), without waiting for group order beyond what is needed. */
 void nf_writeback_range(struct nf_io *io);
 

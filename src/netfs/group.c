@@ -218,15 +218,15 @@ uint64_t nf_errors_seen(const struct nf_ictx *ic)
 	return seen;
 }
 
-static void hear_of_errors(struct nf_io *io)
+int nf_errors_hear(const struct nf_ictx *ic, uint64_t *errors_seen)
 {
-	struct nf_ictx_priv *p = io->ic->priv;
+	struct nf_ictx_priv *p = ic->priv;
 
 	nf_lock_take(&p->lock);
-	if (io->error == 0 && io->errors_seen != p->nr_errors)
-		io->error = p->last_error;
-	io->errors_seen = p->nr_errors;
+	int error = *errors_seen != p->nr_errors ? p->last_error : 0;
+	*errors_seen = p->nr_errors;
 	nf_lock_drop(&p->lock);
+	return error;
 }
 
 static void io_waiter_done(struct nf_waiter *w)
@@ -234,8 +234,10 @@ static void io_waiter_done(struct nf_waiter *w)
 	struct nf_io *io = w->io;
 
 	io->error = w->error;
-	if (io->flags & NF_IO_ERRORS_SEEN)
-		hear_of_errors(io);
+	if (io->flags & NF_IO_ERRORS_SEEN) {
+		int heard = nf_errors_hear(io->ic, &io->errors_seen);
+		io->error = io->error < 0 ? io->error : heard;
+	}
 	free(w);
 	io->done(io);
 }

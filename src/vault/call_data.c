@@ -25,6 +25,7 @@ int nf_open_file_new(struct nf_vault *v, struct nf_vnode *vn, struct nf_call *c)
 	f->flags = c->flags;
 	f->writable = (c->flags & O_ACCMODE) != O_RDONLY;
 	f->direct = c->flags & O_DIRECT;
+	f->errors_seen = nf_errors_seen(&vn->ic);
 	vn->writers += f->writable;
 	c->file = f;
 	c->keep_cache = true;
@@ -362,10 +363,12 @@ int nf_do_write(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 
 int nf_do_flush(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 {
+	struct nf_open_file *f = c->file;
+
 	(void)v;
-	(void)c;
 	(void)w;
-	return 0;
+	/* Nothing is waited for; but whoever closes without fsync is told what has failed so far. */
+	return f->vn && f->writable ? nf_errors_hear(&f->vn->ic, &f->errors_seen) : 0;
 }
 
 /* --- fsync ---------------------------------------------------------------------------------------------- */
@@ -385,6 +388,12 @@ static void synced(struct nf_io *io)
 {
 	struct nf_run *run = io->ctx;
 
+	nf_lock_take(&run->v->ns);
+	nf_lock_take(&run->v->run_lock);
+	if (run->call) /* its descriptor is open until it is answered; one that gave up has not heard */
+		run->call->file->errors_seen = io->errors_seen;
+	nf_lock_drop(&run->v->run_lock);
+	nf_lock_drop(&run->v->ns);
 	if (io->error < 0) {
 		nf_run_end(run, io->error);
 		return;
@@ -400,7 +409,6 @@ static void start_fsync(struct nf_run *run)
 		nf_pool_add(run->v->pool, &run->work);
 		return;
 	}
-	run->io = (struct nf_io){ .ic = &run->vn->ic, .done = synced, .ctx = run };
 	nf_fsync(&run->io);
 }
 
@@ -413,6 +421,8 @@ int nf_do_fsync(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 		return 0;
 	run->vn = c->file->vn;
 	run->vn->refs++;
+	run->io = (struct nf_io){ .ic = &run->vn->ic, .done = synced, .ctx = run, .flags = NF_IO_ERRORS_SEEN,
+				  .errors_seen = c->file->errors_seen };
 	run->start = start_fsync;
 	return NF_CALL_PENDING;
 }

@@ -143,6 +143,7 @@ struct nf_open_file {
 	uint32_t flags;
 	bool writable;
 	bool direct;
+	uint64_t errors_seen; /* n  of failed write-back: each descriptor hears once of each */
 };
 
 struct nf_vault {

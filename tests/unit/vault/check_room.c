@@ -82,6 +82,57 @@ START_TEST(a_file_whose_data_cannot_be_stored_gets_no_other_name)
 }
 END_TEST
 
+static int flush(struct vfs *m, struct nf_open_file *f, uint64_t ino)
+{
+	struct nf_call c = { .op = NF_CALL_FLUSH, .ino = ino, .file = f };
+	return vfs_call(m, &c);
+}
+
+START_TEST(each_descriptor_hears_once_of_a_failed_write_back)
+{
+	enum { DESCRIPTORS = 4 };
+	struct vfs_site s;
+	struct nf_open_file *f[DESCRIPTORS], *later, *reader;
+	uint64_t ino;
+	char *want = noise(4096, 1);
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+
+	for (unsigned i = 0; i < DESCRIPTORS; i++)
+		ck_assert_int_eq(vfs_open(&a, "/f", O_RDWR | O_CREAT, 0644, &f[i], &ino), 0);
+	ck_assert_int_eq(vfs_open(&a, "/f", O_RDONLY, 0, &reader, &ino), 0);
+	ck_assert_int_eq(vfs_fsync(&a, f[0], ino), 0);
+	ck_assert_int_eq(vfs_pwrite(&a, f[0], ino, want, 4096, 0), 0);
+	disk_full(true);
+	/* As long as it cannot be stored, whoever asks is told. */
+	int first = vfs_fsync(&a, f[0], ino);
+	ck_assert_int_lt(first, 0);
+	ck_assert_int_lt(vfs_fsync(&a, f[0], ino), 0);
+	disk_full(false);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	/* It is stored now; who has not heard hears of it, once. */
+	ck_assert_int_eq(vfs_fsync(&a, f[0], ino), 0);
+	ck_assert_int_eq(vfs_fsync(&a, f[1], ino), first);
+	ck_assert_int_eq(vfs_fsync(&a, f[1], ino), 0);
+	ck_assert_int_eq(flush(&a, f[1], ino), 0);
+	ck_assert_int_eq(flush(&a, f[2], ino), first);
+	ck_assert_int_eq(flush(&a, f[2], ino), 0);
+	ck_assert_int_eq(vfs_fsync(&a, f[2], ino), 0);
+	ck_assert_int_eq(flush(&a, reader, ino), 0);
+	/* Opened since: nothing has failed. */
+	ck_assert_int_eq(vfs_open(&a, "/f", O_RDWR, 0, &later, &ino), 0);
+	ck_assert_int_eq(vfs_fsync(&a, later, ino), 0);
+	ck_assert_int_eq(vfs_check(&a, "/f", want, 4096), 0);
+	for (unsigned i = 0; i < DESCRIPTORS; i++)
+		vfs_close(&a, f[i], ino);
+	vfs_close(&a, reader, ino);
+	vfs_close(&a, later, ino);
+	vfs_unmount(&a);
+	free(want);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 /* _i: 0 the file is on the server, 1 its blocks are in the journal, from its lowest segment on. */
 START_TEST(an_open_file_without_a_name_keeps_only_the_segments_it_needs)
 {
@@ -346,6 +397,7 @@ END_TEST
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "room", 60);
+	tcase_add_test(tc, each_descriptor_hears_once_of_a_failed_write_back);
 	tcase_add_loop_test(tc, a_file_whose_data_cannot_be_stored_gets_no_other_name, 0, 4);
 	tcase_add_loop_test(tc, an_open_file_without_a_name_keeps_only_the_segments_it_needs, 0, 2);
 	tcase_add_test(tc, a_file_that_cannot_be_stored_holds_up_only_itself);
