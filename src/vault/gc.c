@@ -25,7 +25,7 @@ enum {
 	 * them earlier asks the store (gc_named.c). */
 	LISTED_S = 3600,
 	TRIES = 5,
-	ROUNDS = 4,
+	ROUNDS = 6,
 	/* A run of an idle mount does nothing for less. */
 	WORTH_BYTES = 1 << 20,
 	WORTH_ROOTS = 32,
@@ -364,9 +364,9 @@ static void add_result(struct nf_gc_result *sum, const struct nf_gc_result *r, b
 	sum->moved_trees += r->moved_trees;
 }
 
-/* One round, from a look to a commit.  *MOVED: there is more to do now. */
+/* One round, from a look to a commit.  *MORE: there is more to do now. */
 static int round_of(struct nf_vault *v, const struct nf_gc_options *o, _Atomic bool *stop, bool first,
-		    bool *moved, struct nf_gc_result *sum)
+		    bool *more, struct nf_gc_result *sum)
 {
 	int r = 0;
 
@@ -379,7 +379,8 @@ static int round_of(struct nf_vault *v, const struct nf_gc_options *o, _Atomic b
 			 g.r.emptied_packs, g.r.moved_bytes, g.r.moved_trees, nf_error_name(NF_MIN(r, 0)));
 		if (r <= 0)
 			add_result(sum, &g.r, first);
-		*moved = g.moved;
+		/* Without a grace what was condemned because something moved goes at once as well. */
+		*more = g.moved || (!first && !o->grace_s && g.r.dead_packs);
 		gc_deinit(&g);
 		if (r <= 0)
 			return r;

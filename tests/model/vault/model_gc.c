@@ -284,6 +284,9 @@ static double play(uint64_t seed)
 	printf("# live %llu, written %llu, kept commits and snapshots reach %llu, the store holds %llu: %.2f\n",
 	       (unsigned long long)live(k), (unsigned long long)k->written, (unsigned long long)reach,
 	       (unsigned long long)r.bytes, (double)r.bytes / (double)reach);
+	printf("# needed %llu in %llu, dead %llu, waiting %llu, to be deleted %llu, to be moved %llu of %llu packs\n", (unsigned long long)r.live_packs,
+	       (unsigned long long)r.live_bytes, (unsigned long long)r.dead_bytes, (unsigned long long)r.waiting_bytes,
+	       (unsigned long long)r.deleted_bytes, (unsigned long long)r.moved_bytes, (unsigned long long)r.emptied_packs);
 	ck_assert_uint_eq(r.damaged_roots, 0);
 	for (int i = 0; i < 2; i++) {
 		ck_assert_int_eq(vfs_refresh(&k->m[i]), 0);
