@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/mem.h"
+#include "cli/config.h"
 #include "cli/live.h"
 #include "daemon/json.h"
 
@@ -169,14 +170,30 @@ static enum nf_exit await_end(int pidfd, const char *at)
 	return NF_EXIT_BUSY;
 }
 
+/* The directory of the mount called ARG in the configuration, if nothing is mounted at a directory ARG. */
+static const char *named_dir(const char *arg, struct nf_config_mount *m)
+{
+	struct nf_text err = NF_TEXT_INIT;
+	struct nf_mount there;
+
+	if (strchr(arg, '/') || nf_mount_find(arg, true, &there) == 0)
+		return arg;
+	int r = nf_config_find(arg, arg, NULL, m, &err);
+	nf_text_deinit(&err);
+	return r == 0 && m->dir ? m->dir : arg;
+}
+
 enum nf_exit nf_cmd_umount(struct nf_args *a)
 {
+	struct nf_config_mount named = { 0 };
 	struct nf_live l;
 	int pidfd = -1;
 
-	enum nf_exit e = nf_live_find(a->arg[0], true, &l);
+	enum nf_exit e = nf_live_find(named_dir(a->arg[0], &named), true, &l);
+	nf_config_mount_deinit(&named);
 	if (e)
 		return e;
+	l.deadline_ns = a->opt.wait_ms ? nf_clock_ns() + a->opt.wait_ms * NF_NS_PER_MS : 0;
 	int r = nf_control_connect(&l.m, &l.fd, &l.pid);
 	if (r == 0)
 		pidfd = (int)syscall(SYS_pidfd_open, l.pid, 0);

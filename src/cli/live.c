@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum { BAR_CELLS = 30 };
@@ -28,6 +29,7 @@ enum nf_exit nf_live_find(const char *path, bool exact, struct nf_live *l)
 
 	l->fd = -1;
 	l->doing = NULL;
+	l->deadline_ns = 0;
 	if (r == 0)
 		return NF_EXIT_OK;
 	if (path)
@@ -78,6 +80,8 @@ enum nf_exit nf_live_failed(const struct nf_live *l, const char *what, int r)
 struct bar {
 	bool tty, quiet, shown;
 	const char *doing;
+	struct nf_live *live;
+	bool late;
 	uint64_t begun_ns, said_ns;
 	int64_t last;
 };
@@ -123,6 +127,11 @@ static void on_progress(void *ctx, const char *line)
 	struct bar *b = ctx;
 	int64_t done, total;
 
+	/* The daemon says how far it is several times a second, whatever happens; hanging up ends what it does for us. */
+	if (b->live->deadline_ns && nf_clock_ns() >= b->live->deadline_ns) {
+		b->late = true;
+		(void)shutdown(b->live->fd, SHUT_RDWR);
+	}
 	if (b->quiet || nf_json_int(line, "progress", &done) || nf_json_int(line, "total", &total) || done < 0 ||
 	    total <= 0 || done > total)
 		return;
@@ -135,12 +144,12 @@ static void on_progress(void *ctx, const char *line)
 
 int nf_live_ask_long(struct nf_live *l, const char *request, bool quiet, char **reply)
 {
-	struct bar b = { .tty = isatty(STDERR_FILENO), .quiet = quiet, .doing = l->doing ? l->doing : "sending", .begun_ns = nf_clock_ns(),
+	struct bar b = { .tty = isatty(STDERR_FILENO), .quiet = quiet, .doing = l->doing ? l->doing : "sending", .live = l, .begun_ns = nf_clock_ns(),
 			 .said_ns = nf_clock_ns() };
 
 	int r = nf_control_ask(l->fd, request, on_progress, &b, reply);
 	bar_end(&b);
-	return r;
+	return b.late ? nf_fail(-NF_E_TIMEOUT) : r;
 }
 
 enum nf_exit nf_live_flush_kernel(struct nf_live *l)

@@ -9,6 +9,7 @@ struct nf_live {
 	struct nf_mount m;
 	int fd; /* -1: nobody answers */
 	pid_t pid;
+	uint64_t deadline_ns; /* when nf_live_ask_long() gives up with -NF_E_TIMEOUT; 0: never */
 	const char *doing; /* what the progress says beside a terminal; NULL: sending */
 };
 

@@ -92,6 +92,7 @@ static const struct nf_option table[] = {
 	{ "debug", 0, NF_OPT_FRONT, NF_OPT_FLAG, AT(debug), NULL, "print every request of the kernel (with -f)" },
 	{ "json", 0, NF_OPT_JSON, NF_OPT_FLAG, AT(json), NULL, "print JSON" },
 	{ "wait", 0, NF_OPT_WAIT, NF_OPT_FLAG, AT(wait), NULL, "first send everything to the server" },
+	{ "timeout", 0, NF_OPT_WAIT, NF_OPT_TIME, AT(wait_ms), "TIME", "with --wait: give up after this time, and stay mounted" },
 	{ "interval", 'i', NF_OPT_STATS, NF_OPT_TIME, AT(interval_ms), "TIME", "again and again: what changed since" },
 	{ "prometheus", 0, NF_OPT_STATS, NF_OPT_FLAG, AT(prometheus), NULL, "Prometheus text format" },
 	{ "set", 0, NF_OPT_TRACE, NF_OPT_TEXT, AT(set), "AREAS", "areas to trace: req,journal,-store, or all (default)" },

@@ -18,6 +18,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+enum { PROBE_TIMEOUT_MS = 10000 };
+
 struct daemon {
 	struct nf_daemon_config *c;      /* borrowed */
 	struct nf_daemon_report *report; /* borrowed */
@@ -139,6 +141,12 @@ static int add_mirror(struct daemon *d, struct nf_store **store)
 	return r;
 }
 
+/* Who waits for what a probe will tell waits no longer than for anything else. */
+static uint32_t probe_timeout_ms(const struct nf_daemon_config *c)
+{
+	return c->store.timeout_ms ? NF_MIN(c->store.timeout_ms, (uint32_t)PROBE_TIMEOUT_MS) : 0;
+}
+
 static int open_vault(struct daemon *d)
 {
 	struct nf_daemon_config *c = d->c;
@@ -150,7 +158,8 @@ static int open_vault(struct daemon *d)
 	if (r == 0 && c->mirror)
 		r = add_mirror(d, &store);
 	if (r == 0)
-		r = nf_link_new(store, &(struct nf_link_options){ .held = c->offline }, &store);
+		r = nf_link_new(store, &(struct nf_link_options){ .held = c->offline,
+								  .probe_timeout_ms = probe_timeout_ms(c) }, &store);
 	if (r < 0)
 		return explain(d, stage, r, NULL);
 	stage = NF_STAGE_HEADER;

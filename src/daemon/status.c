@@ -60,6 +60,18 @@ static void text_pending(struct nf_text *t, const struct nf_vault_status *s)
 	nf_textf(t, ", the oldest for ");
 	text_age(t, s->oldest_ms);
 	nf_textf(t, "\n");
+	nf_textf(t, "safe in about        ");
+	if (s->safe_in_ms >= 0)
+		text_age(t, (uint64_t)s->safe_in_ms + 999);
+	else
+		nf_textf(t, "unknown: %s", !s->connected || s->held ? "not connected" : s->manual ? "sync=manual: `foliofs sync` sends it" :
+			 "nothing was sent yet to measure by");
+	if (s->safe_in_ms >= 0 && s->upload_bytes_per_s) {
+		nf_textf(t, ", at ");
+		nf_text_size(t, s->upload_bytes_per_s);
+		nf_textf(t, "/s");
+	}
+	nf_textf(t, "\n");
 	if (s->committing) {
 		nf_textf(t, "sending              ");
 		nf_text_size(t, s->upload_done_bytes);
@@ -206,6 +218,12 @@ void nf_status_to_json(const struct nf_control_env *env, struct nf_text *t)
 	}
 	field_text(t, "last_error", s.last_error ? nf_error_name(s.last_error) : "");
 	field_bool(t, "all_on_server", all_on_server(&s));
+	field_bool(t, "safe_to_switch_off", all_on_server(&s));
+	if (s.safe_in_ms < 0)
+		nf_textf(t, ",\"safe_in_s\":null");
+	else
+		field(t, "safe_in_s", ((uint64_t)s.safe_in_ms + 999) / 1000);
+	field(t, "upload_bytes_per_s", s.upload_bytes_per_s);
 	field(t, "pending_ops", s.pending_ops);
 	field(t, "pending_files", s.pending_files);
 	field(t, "pending_bytes", s.pending_bytes);

@@ -1,4 +1,5 @@
-/*   206: Content-Range must begin where we asked and not go beyond; the body has
+/*   HTML: a captive portal's, not the store's.
+ *   206: Content-Range must begin where we asked and not go beyond; the body has
  *        exactly those bytes.
  *   200: the whole file: the range is cut out of it, if what comes before it is not
  *        too much; what comes after it is read only to keep the connection.
@@ -48,7 +49,8 @@ static int begin(struct nf_dav_get *g)
 	const struct nf_http *h = g->http;
 
 	g->begun = true;
-	if (h->encoded)
+	/* Somebody on the way, who wants us to log in, says 200 to everything. */
+	if (h->encoded || h->is_page)
 		return nf_fail(-NF_E_STORE_PROTOCOL);
 	if (h->status == 206)
 		return nf_fail(begin_part(g));

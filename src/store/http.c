@@ -208,7 +208,7 @@ static void answer_clear(struct nf_http *h)
 	h->retry_after_s = -1;
 	h->length_bytes = -1;
 	h->content_range[0] = h->location[0] = '\0';
-	h->encoded = h->asks_digest = h->asks_basic = false;
+	h->is_page = h->encoded = h->asks_digest = h->asks_basic = false;
 }
 
 /* The value of header NAME in LINE without blanks around it; false: another header,
@@ -259,6 +259,8 @@ static void header_line(struct nf_http *h, const char *line, size_t len)
 		h->date_s = t > 0 ? (int64_t)t : 0;
 	} else if (header_is(line, len, "retry-after", v, sizeof v)) {
 		h->retry_after_s = retry_after(v);
+	} else if (header_is(line, len, "content-type", v, sizeof v)) {
+		h->is_page = !strncasecmp(v, "text/html", 9);
 	} else if (header_is(line, len, "content-encoding", v, sizeof v)) {
 		h->encoded = strcasecmp(v, "identity") != 0;
 	} else if (header_is(line, len, "www-authenticate", v, sizeof v)) {

@@ -57,6 +57,7 @@ struct nf_http {
 	int64_t length_bytes; /* Content-Length; -1: none */
 	char content_range[96];
 	char location[2048];
+	bool is_page;         /* says it is HTML: no object of ours */
 	bool encoded;         /* a Content-Encoding that was not asked for */
 	bool asks_digest, asks_basic;
 	bool used_digest;     /* this exchange authenticated so */

@@ -23,6 +23,10 @@ enum {
 	PROBE_TIMEOUT_MS = 10000,
 	PROBE_MIN_MS = 1000,
 	PROBE_MAX_MS = 30000,
+	/* How far back the rate of uploads looks, in time spent sending. */
+	RATE_MS = 20000,
+	/* Less is no measurement. */
+	RATE_MIN_BYTES = 65536,
 	/* The clock that counts sleep has gone on by so much more than the one that does not: we were suspended. */
 	SUSPEND_MS = 2000,
 };
@@ -65,6 +69,10 @@ struct link {
 	uint64_t probe_after_ms;    /* l  the next wait */
 	uint64_t probed_ns;         /* l  when the last one began */
 	uint64_t asleep_ns;         /* l  time spent suspended, at the last operation */
+	unsigned puts;              /* l  below */
+	uint64_t puts_since_ns;     /* l  when the first of them began, or was last counted */
+	uint64_t sent_bytes;        /* l  by those that succeeded ... */
+	uint64_t sending_ns;        /* l  ... in this time */
 	bool probing;               /* l  `probe` is below */
 	bool sending;               /* l  somebody is passing it down */
 	uint64_t sent;              /* l  number of the last probe that is surely below and may be cancelled */
@@ -152,6 +160,35 @@ static int offline_error(const struct call *c)
 	if (c->cancelled)
 		return -NF_E_CANCELLED;
 	return changes(c->op) && c->result != -NF_E_OFFLINE ? -NF_E_STORE_UNKNOWN_OUTCOME : -NF_E_OFFLINE;
+}
+
+/* -- the rate of uploads -- */
+
+static void count_sending_locked(struct link *k) NF_REQUIRES(k->lock)
+{
+	uint64_t now = nf_clock_ns();
+
+	if (k->puts)
+		k->sending_ns += now - k->puts_since_ns;
+	k->puts_since_ns = now;
+	if (k->sending_ns > RATE_MS * NF_NS_PER_MS) {
+		k->sending_ns /= 2;
+		k->sent_bytes /= 2;
+	}
+}
+
+static void put_begins_locked(struct link *k) NF_REQUIRES(k->lock)
+{
+	count_sending_locked(k);
+	k->puts++;
+}
+
+static void put_ended_locked(struct link *k, const struct nf_store_op *op) NF_REQUIRES(k->lock)
+{
+	count_sending_locked(k);
+	k->puts--;
+	if (op->error == 0)
+		k->sent_bytes += op->length_bytes;
 }
 
 /* -- states -- */
@@ -367,6 +404,8 @@ static void below_done(struct nf_store_op *op)
 		k->base.max_put_bytes = k->below->max_put_bytes;
 	c->result = op->error;
 	c->state = CALL_ENDING;
+	if (op->verb == NF_STORE_PUT)
+		put_ended_locked(k, op);
 	bool send = judge_locked(k, c), wait = c->state == CALL_JUDGED;
 	/* Judged at once, on another thread, from here on. */
 	nf_lock_drop(&k->lock);
@@ -416,6 +455,8 @@ static void link_submit(struct nf_store *s, struct nf_store_op *op)
 	op->done = below_done;
 	bool pass = k->state == NF_LINK_CONNECTED || k->state == NF_LINK_PROBING;
 	send = send || sooner_locked(k, op);
+	if (pass && op->verb == NF_STORE_PUT)
+		put_begins_locked(k);
 	if (pass)
 		c->refs++;
 	else
@@ -567,6 +608,8 @@ void nf_link_status(struct nf_store *s, struct nf_link_status *out)
 	nf_lock_take(&k->lock);
 	*out = (struct nf_link_status){ .state = k->state, .last_error = k->last_error, .since_ns = k->since_ns,
 					.probes = k->probes };
+	if (k->sent_bytes >= RATE_MIN_BYTES && k->sending_ns)
+		out->upload_bytes_per_s = (uint64_t)((__uint128_t)k->sent_bytes * NF_NS_PER_S / k->sending_ns);
 	nf_lock_drop(&k->lock);
 }
 

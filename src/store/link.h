@@ -46,6 +46,7 @@ struct nf_link_status {
 	int last_error;     /* why DISCONNECTED; 0 when connected */
 	uint64_t since_ns;  /* of this state, nf_clock_ns() */
 	uint64_t probes;
+	uint64_t upload_bytes_per_s; /* of late, while anything was being sent; 0: not known yet */
 };
 void nf_link_status(struct nf_store *link, struct nf_link_status *out);
 const char *nf_link_state_name(enum nf_link_state s);

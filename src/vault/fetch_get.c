@@ -238,6 +238,7 @@ void nf_fetch_deliver(struct nf_fetch *f, struct nf_list *pieces, int error)
 		w->error = error < 0 ? error : copy_piece(w);
 	nf_lock_take(&f->lock);
 	nf_list_for_each_safe(w, pieces, struct nf_get_waiter, link) {
+		w->get->torn |= error == 0 && w->error < 0;
 		nf_req_set_error_locked(w->req, w->error);
 		lend_locked(f, w);
 		nf_req_step_locked(w->req, &done);
@@ -368,7 +369,10 @@ static void store_in_cache(struct nf_fetch *f, struct nf_get *g)
 
 	if (!at_end)
 		len = nf_round_down(len, NF_CACHE_UNIT);
-	if (!f->o.cache || len == 0) {
+	nf_lock_take(&f->lock);
+	bool torn = g->torn;
+	nf_lock_drop(&f->lock);
+	if (!f->o.cache || len == 0 || torn) {
 		release_get(f, g);
 		return;
 	}

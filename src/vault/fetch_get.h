@@ -48,6 +48,7 @@ struct nf_get {
 	enum nf_get_state state;        /* l */
 	enum nf_store_priority priority; /* l */
 	bool meta;                      /* l */
+	bool torn;                      /* l  it ends before what somebody knows to be there: not for the cache */
 	bool submitting;                /* l  nf_store_submit() has not returned: not to be cancelled */
 	bool cancelling;                /* l */
 	pthread_t canceller;            /* l */

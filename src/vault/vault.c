@@ -24,6 +24,9 @@ enum {
 	MIN_FREE_BYTES = 64 << 20, /* the cache never takes the room that journal and state live from */
 	PATH_DEPTH_MAX = 4096,
 	STREAM_BYTES = 64 << 20,
+	/* What takes no time worth telling, and what a commit takes beside sending. */
+	SMALL_BYTES = 64 << 10,
+	ROUND_TRIPS_MS = 500,
 	COUNTER_SLACK = 1 << 16, /* numbers skipped after a restart: what was used and not remembered */
 };
 
@@ -612,8 +615,25 @@ static void link_status(struct nf_vault *v, struct nf_vault_status *s)
 	s->probing = l.state == NF_LINK_PROBING;
 	s->reintegrating = s->reintegrating && s->connected;
 	s->link_ms = (nf_clock_ns() - l.since_ns) / NF_NS_PER_MS;
+	s->upload_bytes_per_s = l.upload_bytes_per_s;
 	if (l.last_error)
 		s->last_error = l.last_error;
+}
+
+/* What is being sent is counted by the commit, what waits by what it takes now; a commit begins write_back after the first
+ * change, unless only on command. */
+static int64_t safe_in_ms(const struct nf_vault *v, const struct nf_vault_status *s)
+{
+	uint64_t sending = s->committing ? s->upload_total_bytes - NF_MIN(s->upload_total_bytes, s->upload_done_bytes) : 0;
+	uint64_t left = NF_MAX(s->pending_bytes, sending);
+
+	if (!s->pending_ops && !s->pending_files)
+		return 0;
+	if (!s->connected || s->held || (!s->upload_bytes_per_s && left > SMALL_BYTES) || (v->manual && !s->committing))
+		return -1;
+	uint64_t wait = s->committing ? 0 : s->write_back_ms - NF_MIN((uint64_t)s->write_back_ms, s->oldest_ms);
+	uint64_t rate = NF_MAX(s->upload_bytes_per_s, (uint64_t)SMALL_BYTES);
+	return (int64_t)(wait + (uint64_t)((__uint128_t)left * 1000 / rate) + ROUND_TRIPS_MS);
 }
 
 void nf_vault_status(struct nf_vault *v, struct nf_vault_status *out)
@@ -624,6 +644,7 @@ void nf_vault_status(struct nf_vault *v, struct nf_vault_status *out)
 	nf_lock_take(&v->ns);
 	s.connected = v->connected;
 	s.read_only = v->read_only;
+	s.manual = v->manual;
 	s.last_error = v->last_error;
 	pending(v, &s);
 	s.committing = v->committing;
@@ -645,6 +666,7 @@ void nf_vault_status(struct nf_vault *v, struct nf_vault_status *out)
 	nf_lock_drop(&v->ns);
 	if (v->link)
 		link_status(v, &s);
+	s.safe_in_ms = safe_in_ms(v, &s);
 	if (v->cache)
 		nf_cache_stats(v->cache, &cs);
 	s.cache_used_bytes = cs.used_bytes;

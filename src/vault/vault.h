@@ -183,7 +183,10 @@ struct nf_vault_status {
 	uint64_t journal_bytes;
 	uint64_t files, bytes;   /* of the tree, by its counters */
 	uint32_t write_back_ms, poll_ms;
+	uint64_t upload_bytes_per_s; /* measured; 0: not known */
+	int64_t safe_in_ms;      /* until everything is on the server, as things are now; 0: it is; -1: not known */
 	uint64_t pins, pinned_bytes, pinned_present_bytes;
+	bool manual;             /* sends on command only */
 	bool pins_current;       /* those sums are about the newest state; a moment later they are again */
 	int pin_error;           /* why something pinned is missing; 0: it is on its way */
 };

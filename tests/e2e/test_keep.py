@@ -1,7 +1,11 @@
 """What a user keeps on a device: pins, the cache and its limits, over real mounts."""
+import configparser
 import json
 import os
 import random
+import re
+import shutil
+import socket
 import subprocess
 
 import pytest
@@ -224,3 +228,116 @@ def test_wipe_leaves_nothing_that_opens_and_asks_before_it_loses_something(site)
         files["later"] = b"y"
         check_tree(b.dir, files)
     assert site.machine("c").run("cache", site.store.url, "wipe").returncode == 1
+
+
+@pytest.fixture(name="disk")
+def disk_(stage):
+    """A disk of 128 MiB for a cache, which others may fill."""
+    where = stage.folder("disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128M,mode=0700", "none", where], check=True)
+    yield where
+    for d in stage.daemons:
+        d.end()
+    subprocess.run(["umount", "-l", where], check=True)
+
+
+def allocated(folder):
+    return sum(p.stat().st_blocks * 512 for p in folder.rglob("*") if p.is_file())
+
+
+def free(disk):
+    s = os.statvfs(disk)
+    return s.f_bavail * s.f_frsize
+
+
+def test_the_limits_hold_with_files_open_and_when_others_fill_the_disk_and_all_recovers(site, disk):
+    data = random.Random(5).randbytes(24 * MIB)
+    with site.machine("a").mount() as a:
+        for i in range(6):
+            (a.dir / f"f{i}").write_bytes(data[i * 4 * MIB:(i + 1) * 4 * MIB])
+        a.sync()
+    cache = disk / "cache"
+    with site.machine("b").mount(f"cache_dir={cache}", "cache_size=16M", "min_free=80M", "memory=16M") as b:
+        ask(b, OK, "pin", "-q", b.dir / "f0")
+        opened = [open(b.dir / f"f{i}", "rb") for i in range(6)]
+        r = random.Random(6)
+
+        def read_all():
+            for f in opened:
+                os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            for _ in range(120):
+                at = r.randrange(6 * 16) * (MIB // 4)
+                f = opened[at // (4 * MIB)]
+                f.seek(at % (4 * MIB))
+                assert f.read(MIB // 4) == data[at:at + MIB // 4]
+                assert allocated(cache) <= 16 * MIB and free(disk) >= 80 * MIB
+
+        def cached():
+            return json.loads(ask(b, OK, "cache", b.dir, "info", "--json").stdout)["used_bytes"]
+        ask(b, OK, "cache", b.dir, "drop")
+        read_all()
+        assert cached() > 10 * MIB
+        # Others take so much that the cache must shrink below its own limit; the pinned file stays.
+        (disk / "others").write_bytes(bytes(40 * MIB))
+        wait_for(lambda: free(disk) >= 80 * MIB, 20, "room is made")
+        assert 4 * MIB <= cached() <= 8 * MIB and is_complete(b)
+        # All of it: the cache cannot help it, keeps what is pinned, and everything is still read and written.
+        (disk / "more").write_bytes(bytes(free(disk) - 2 * MIB))
+        for i, f in enumerate(opened):
+            f.seek(0)
+            assert f.read() == data[i * 4 * MIB:(i + 1) * 4 * MIB]
+        (b.dir / "new").write_bytes(data[:MIB])
+        assert (b.dir / "new").read_bytes() == data[:MIB] and is_complete(b)
+        (disk / "others").unlink()
+        (disk / "more").unlink()
+        ask(b, OK, "cache", b.dir, "drop")
+        read_all()
+        assert cached() > 6 * MIB
+        b.sync()
+        for f in opened:
+            f.close()
+    site.store.away()
+    with site.machine("b").mount(f"cache_dir={cache}", "cache_size=16M", "min_free=80M") as b:
+        assert (b.dir / "f0").read_bytes() == data[:4 * MIB]
+    site.store.back()
+
+
+def test_the_unit_mounts_by_name_tells_when_it_is_ready_and_sends_before_it_stops(site, build):
+    unit = build / "docs/foliofs@.system.service"
+    parsed = configparser.ConfigParser(strict=False, interpolation=None)
+    parsed.optionxform = str
+    parsed.read(unit)
+    service = parsed["Service"]
+    assert service["Type"] == "notify" and "network.target" in parsed["Unit"]["After"]
+    if shutil.which("systemd-analyze"):
+        here = site.stage.folder("unit") / "foliofs@.service"
+        here.write_text(re.sub(r"=-?\S*/foliofs ", lambda m: m.group().replace(m.group().lstrip("=-"), f"{vault_lib.program()} "),
+                               unit.read_text()))
+        subprocess.run(["systemd-analyze", "verify", "--man=no", here], check=True, timeout=60)
+    machine = site.machine("a")
+    where = machine.folder()
+    machine.env()
+    config = machine.home / "config/foliofs"
+    config.mkdir()
+    secret = machine.home / "secret"
+    secret.touch(mode=0o600)
+    secret.write_text(site.password + "\n")
+    (config / "config").write_text(f"[work]\nstore = {site.store.url}\ndir = {where}\npassword_file = {secret}\nwrite_back = 60\n")
+    env = {k: v for k, v in machine.env().items() if k != "FOLIOFS_PASSWORD"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(site.stage.dir / "notify"))
+        listener.settimeout(30)
+        argv = service["ExecStart"].replace("%i", "work").split()
+        assert argv[0].endswith("/bin/foliofs") and argv[1:3] == ["mount", "-f"]
+        daemon = site.stage.daemon([vault_lib.program(), *argv[1:]], mount=where, timeout_s=30,
+                                   env=env | {"NOTIFY_SOCKET": listener.getsockname()})
+        assert listener.recv(100) == b"READY=1"
+        (where / "file").write_bytes(b"to be sent first")
+        stop = service["ExecStop"].lstrip("-").replace("%i", "work").split()
+        limit = float(stop[stop.index("--timeout") + 1])
+        assert limit < float(service["TimeoutStopSec"])
+        done = subprocess.run([vault_lib.program(), *stop[1:]], env=env, timeout=60, capture_output=True, text=True, check=False)
+        assert done.returncode == OK, done.stderr
+        assert daemon.wait(20) == 0 and listener.recv(100) == b"STOPPING=1"
+    with site.machine("b").mount() as b:
+        assert (b.dir / "file").read_bytes() == b"to be sent first"

@@ -54,6 +54,12 @@ def test_a_whole_answer_is_cut_to_the_range(fault):
         assert get(s, "--whole", offset=0, length=100000)["transferred"] == 20000
 
 
+def test_a_page_to_log_in_to_is_no_object():
+    with Stub("portal") as s:
+        for whole in ([], ["--whole"]):
+            assert get(s, *whole, offset=0, length=1000)["error"] == "STORE_PROTOCOL"
+
+
 def test_a_whole_answer_far_before_the_range_is_refused():
     with Stub("whole") as s:
         s.objects["/x"] = bytes(6 << 20)

@@ -17,6 +17,7 @@ fault happens before the server is good again (None: always).  Faults:
   stall-body      GET: half of the body, then nothing
   status          answers `status` (with Retry-After: `retry_after` if not None)
   too-large       PUT: 413 above `limit` bytes
+  portal          200 with a page to log in to everything, as a captive portal does
   redirect        301 to `location` + path
   lost-reply      PUT and DELETE take effect, then the connection closes
   lost-request    the connection closes before anything is read
@@ -208,6 +209,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "PUT" or len(body) <= self.stub.limit:
             return False
         self.answer(413)
+        return True
+
+    def fault_portal(self, _):
+        self.answer(200, b"<html><title>Welcome</title>Accept the terms</html>", [("Content-Type", "text/html")])
         return True
 
     def fault_redirect(self, _):

@@ -179,6 +179,26 @@ START_TEST(any_range_comes_as_it_was_put)
 }
 END_TEST
 
+START_TEST(what_ends_before_what_is_known_to_be_there_is_not_cached)
+{
+	struct rig r;
+	char name[NF_STORE_NAME_MAX];
+
+	rig_init(&r, true);
+	nf_pack_name(&r.data, name);
+	ck_assert_int_eq(world_delete(&r.w, name), 0);
+	ck_assert_int_eq(world_put(&r.w, name, "Accept the terms to go on", 25), 0);
+	ck_assert_int_eq(get(&r, 0, 5000), -NF_E_XFORM_TRUNCATED);
+	/* The pack itself again: it is fetched, and is in the cache then. */
+	ck_assert_int_eq(world_delete(&r.w, name), 0);
+	ck_assert_int_eq(world_put(&r.w, name, r.bytes, PACK_BYTES - 100), 0);
+	ck_assert_int_eq(get(&r, 0, 5000), 0);
+	restart(&r); /* waits for the cache */
+	ck_assert_uint_ge(nf_cache_present(r.cache, &r.data, 0, 5000), 5000);
+	rig_deinit(&r);
+}
+END_TEST
+
 START_TEST(fetches_of_one_range_at_a_time_make_one_get)
 {
 	struct rig r;
@@ -461,6 +481,7 @@ static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "fetch", 60);
 	tcase_add_test(tc, any_range_comes_as_it_was_put);
+	tcase_add_test(tc, what_ends_before_what_is_known_to_be_there_is_not_cached);
 	tcase_add_test(tc, fetches_of_one_range_at_a_time_make_one_get);
 	tcase_add_test(tc, queued_gets_grow_by_what_is_adjacent);
 	tcase_add_test(tc, what_is_asked_for_at_once_comes_by_one_get_and_without_a_copy);
