@@ -132,8 +132,7 @@ void nf_plan_add(struct nf_plan *plan, struct nf_plan_op op)
 {
 	if (plan->nr == plan->cap) {
 		plan->cap = plan->cap ? plan->cap * 2 : 16;
-		plan->ops = realloc(plan->ops, plan->cap * sizeof *plan->ops);
-		NF_ASSERT(plan->ops);
+		plan->ops = nf_record_grow(plan->ops, plan->cap, sizeof *plan->ops);
 	}
 	plan->ops[plan->nr++] = op;
 }

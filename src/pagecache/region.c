@@ -43,10 +43,36 @@ static const char *const type_names[] = {
 
 static atomic_uint last_id;
 
+enum { MEMORY_TRIES = 1000, MEMORY_PAUSE_NS = 20000000 };
+
+/* 20 s in all. */
+static bool wait_for_memory(unsigned *tries)
+{
+	struct timespec pause = { .tv_nsec = MEMORY_PAUSE_NS };
+
+	nf_trace(REGION, "no memory");
+	(void)nanosleep(&pause, NULL);
+	return ++*tries < MEMORY_TRIES;
+}
+
 void *nf_record_alloc(size_t size)
 {
-	void *p = calloc(1, size);
+	unsigned tries = 0;
+	void *p;
 
+	while (!(p = calloc(1, size)) && wait_for_memory(&tries))
+		;
+	NF_ASSERT(p);
+	return p;
+}
+
+void *nf_record_grow(void *old, size_t nr, size_t size)
+{
+	unsigned tries = 0;
+	void *p;
+
+	while (!(p = reallocarray(old, nr, size)) && wait_for_memory(&tries))
+		;
 	NF_ASSERT(p);
 	return p;
 }

@@ -92,9 +92,12 @@ struct nf_region_ops {
 	void *ctx;
 };
 
-/* Zeroed memory for a record of a few hundred bytes.  Never NULL: such records are made where
- * data was already accepted and there is no way back. */
+/* Zeroed memory for a record of a few hundred bytes.  Never NULL: such records are made where data was already accepted and
+ * there is no way back.  Without memory the caller sleeps, with its locks, until there is some; for so long that nobody
+ * waits any more, then the process ends (what was acknowledged is in the journal). */
 void *nf_record_alloc(size_t size);
+/* The same for a growing array of such records: realloc of NR elements of SIZE bytes. */
+void *nf_record_grow(void *old, size_t nr, size_t size);
 
 /* STATE is PENDING for a writer; ACTIVE for what a writer has written, FLUSHING for what is to become dirty
  * under what was written since. */

@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/trace.h"
+#include "pagecache/region.h"
 #include "vault/run.h"
 
 nf_handler *const nf_handlers[NF_CALL_NR] = {
@@ -204,7 +205,9 @@ void nf_run_step(struct nf_run *run)
 static void submit(struct nf_fs *fs, struct nf_call *c)
 {
 	struct nf_vault *v = nf_container_of(fs, struct nf_vault, fs);
-	struct nf_run *run = calloc(1, sizeof *run);
+	/* What lets go of a file cannot fail. */
+	bool must = c->op == NF_CALL_RELEASE || c->op == NF_CALL_RELEASEDIR;
+	struct nf_run *run = must ? nf_record_alloc(sizeof *run) : calloc(1, sizeof *run);
 
 	if (!run) {
 		nf_call_done(c, -ENOMEM);

@@ -165,6 +165,9 @@ def test_two_writers_whose_links_are_cut_end_with_one_tree(stage, kind):
             for i in range(3):
                 (m.dir / f"shared-{i}").mkdir()
             m.sync()
+        for n in names:
+            with v.machine(n).mount():
+                pass
         with contextlib.ExitStack() as stack:
             reached = [stack.enter_context(machine(v, n, SEED + i)) for i, n in enumerate(names)]
             mounts = [m.mount("write_back=1s", "poll=1s") for m, _ in reached]
