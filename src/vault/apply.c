@@ -294,9 +294,7 @@ static int commit(struct nf_txn *t)
 		if (r < 0)
 			return r;
 	}
-	int r = nf_layer_fold(a->layer, t->scratch);
-	if (r < 0)
-		return nf_fail(r);
+	nf_layer_take(a->layer, t->scratch);
 	if (t->redirect.from)
 		a->redirects[a->nr_redirects++] = t->redirect;
 	a->nr_out += t->nr_out;

@@ -299,6 +299,59 @@ int nf_layer_fold(struct nf_layer *to, const struct nf_layer *from)
 	return r;
 }
 
+/* M is on no layer, and TO's from now on. */
+static void take_mark(struct nf_layer *to, struct nf_layer_mark *m)
+{
+	struct nf_layer_mark *there = mark_of(nf_avl_find(&to->marks, &m->ino, mark_cmp));
+	struct nf_key from = { .ino = m->ino };
+	struct nf_key end = nf_layer_mark_end(m);
+
+	if (!m->wiped)
+		from = (struct nf_key){ .ino = m->ino, .type = NF_ITEM_EXTENT, .a = m->cut_block };
+	if (m->wiped || m->cut_block != UINT64_MAX)
+		drop_range(to, &from, &end);
+	if (there) {
+		there->wiped |= m->wiped;
+		there->cut_block = NF_MIN(there->cut_block, m->cut_block);
+		free(m);
+		return;
+	}
+	nf_avl_add(&to->marks, &m->ino, mark_cmp, &m->node);
+	to->bytes += sizeof *m;
+	to->nr_marks++;
+}
+
+static void take_entry(struct nf_layer *to, struct nf_layer_entry *e)
+{
+	struct nf_layer_entry *there = entry_of(nf_avl_find(&to->entries, &e->key, entry_cmp));
+
+	if (there)
+		entry_drop(to, there);
+	/* A removal that a mark covers is not kept. */
+	if (!e->value && nf_layer_mark_covers(nf_layer_mark_of(to, e->key.ino), &e->key)) {
+		free(e);
+		return;
+	}
+	nf_avl_add(&to->entries, &e->key, entry_cmp, &e->node);
+	to->bytes += sizeof *e + e->len;
+	to->nr_entries++;
+}
+
+void nf_layer_take(struct nf_layer *to, struct nf_layer *from)
+{
+	while (from->marks.root) {
+		struct nf_layer_mark *m = mark_of(from->marks.root);
+		nf_avl_erase(&from->marks, &m->node);
+		take_mark(to, m);
+	}
+	while (from->entries.root) {
+		struct nf_layer_entry *e = entry_of(from->entries.root);
+		nf_avl_erase(&from->entries, &e->node);
+		take_entry(to, e);
+	}
+	from->bytes = from->nr_entries = from->nr_marks = 0;
+}
+
 int nf_layer_copy_inode(struct nf_layer *to, const struct nf_layer *from, uint64_t ino)
 {
 	const struct nf_layer_mark *m = nf_layer_mark_of(from, ino);

@@ -44,6 +44,8 @@ int nf_layer_rewrite(struct nf_layer *l, uint8_t type,
 		     void *ctx);
 /* Brings what FROM says into TO, as if done there after TO's own changes. */
 int nf_layer_fold(struct nf_layer *to, const struct nf_layer *from);
+/* The same with all that FROM has, which is empty afterwards.  Needs no memory: it cannot fail half-way. */
+void nf_layer_take(struct nf_layer *to, struct nf_layer *from);
 /* Copies to TO everything FROM holds for one inode (puts, removals, wipe and cut). */
 int nf_layer_copy_inode(struct nf_layer *to, const struct nf_layer *from, uint64_t ino);
 void nf_layer_to_text(const struct nf_layer *l, struct nf_text *t);
