@@ -3,7 +3,8 @@
  * Of a list of operations, all of one dot that nobody has seen yet:
  *
  *   made and removed in it       CREATE and everything of that inode goes
- *   data of one file             one DATA operation, where the first stood: only blocks that survive are named
+ *   data of one file             one DATA operation, where the first stood: only blocks that survive are named (unless that
+ *                                would be too large for one)
  *   attributes of one inode      one SETATTR, where the last stood: from what the first saw to what the last set
  *   one extended attribute       the last XATTR
  *
@@ -26,6 +27,7 @@ struct nf_squash {
 	/* The inode as it is after them: 0, NF_TREE_NONE (not known, or gone), negative. Pointers in *OUT are not used. */
 	int (*inode)(void *ctx, uint64_t ino, struct nf_inode_item *out);
 	void *ctx;
+	size_t windows_max_bytes; /* what one DATA operation may say of blocks; 0: 1 MiB */
 	/* Results. */
 	uint32_t nr_in, nr_out;
 	struct nf_buf out; /* the caller's to free, also after an error */

@@ -4,8 +4,9 @@
  *   op 2                       windows  0  128
  *   op 3   hole from 200 on    windows     128            -> hole from 200 on, windows 0 (1 and 2), 128 (2 cut, and 3)
  *
- * The windows of all of them are gone through side by side, in order: memory does not grow with the file.  What is
- * too large for one operation becomes several, each for a part of the file. */
+ * The windows of all of them are gone through side by side, in order: memory does not grow with the file.  What would be too
+ * large for one operation stays the operations it was, in their order: told in parts, of which a commit may have some and not
+ * the others, a later change of the file could be seen without an earlier one. */
 #include "vault/squash_priv.h"
 
 #include "base/error.h"
@@ -15,7 +16,7 @@
 #include <stdlib.h>
 
 enum {
-	PIECE_BYTES = 1 << 20, /* of windows in one operation */
+	WINDOWS_MAX_BYTES = 1 << 20, /* of windows in one operation */
 	/* Stands for the file's own block size: what is full stays full. */
 	FULL = 1u << NF_BLOCK_SHIFT_MAX,
 };
@@ -43,7 +44,6 @@ struct merge {
 	struct nf_buf windows, told;
 	uint32_t nr_windows;
 	struct nf_op op; /* without windows and ranges */
-	uint64_t from_bytes; /* what has not been told begins here */
 };
 
 static void merge_deinit(struct merge *m)
@@ -144,21 +144,15 @@ static void outline(struct merge *m)
 	}
 }
 
-/* Tells what was gathered: the part of the file up to END. */
-static int tell(struct merge *m, uint64_t end_bytes)
+static int tell(struct merge *m)
 {
 	struct nf_op op = m->op;
 
-	m->told.len = 0;
-	op.nr_ranges = 0;
 	for (size_t i = 0; i < m->nr_ranges; i++) {
-		uint64_t start = NF_MAX(m->ranges[i].start, m->from_bytes), end = NF_MIN(m->ranges[i].end, end_bytes);
-		if (start >= end)
-			continue;
-		nf_buf_u64(&m->told, start);
-		nf_buf_u64(&m->told, end);
-		op.nr_ranges++;
+		nf_buf_u64(&m->told, m->ranges[i].start);
+		nf_buf_u64(&m->told, m->ranges[i].end);
 	}
+	op.nr_ranges = (uint32_t)m->nr_ranges;
 	op.ranges = m->told.p;
 	op.windows = m->windows.p;
 	op.windows_len = m->windows.len;
@@ -166,17 +160,15 @@ static int tell(struct merge *m, uint64_t end_bytes)
 	int r = nf_buf_error(&m->told);
 	if (r == 0)
 		r = nf_buf_error(&m->windows);
-	if (r < 0)
-		return r;
-	nf_squash_put(m->s, &op);
-	/* The next part is based on this one. */
-	m->op.stamp = m->src[m->nr - 1].op.stamp;
-	m->op.size_before = m->op.size_after;
-	m->op.least_size = UINT64_MAX;
-	m->from_bytes = end_bytes;
-	m->windows.len = 0;
-	m->nr_windows = 0;
-	return 0;
+	if (r == 0)
+		nf_squash_put(m->s, &op);
+	return r;
+}
+
+static void tell_as_it_was(const struct merge *m)
+{
+	for (size_t i = 0; i < m->nr; i++)
+		nf_squash_put(m->s, &m->src[i].op);
 }
 
 static void cut(bool known[NF_WINDOW_BLOCKS], uint64_t window, uint64_t first_hole)
@@ -227,16 +219,17 @@ static int merge_window(struct merge *m, uint64_t first)
 
 static int merge_all(struct merge *m)
 {
+	size_t max = m->s->q->windows_max_bytes ? m->s->q->windows_max_bytes : WINDOWS_MAX_BYTES;
+
 	for (;;) {
 		uint64_t first = UINT64_MAX;
 		for (size_t i = 0; i < m->nr; i++)
 			first = NF_MIN(first, m->src[i].first);
 		if (first == UINT64_MAX)
-			return tell(m, UINT64_MAX);
-		if (m->windows.len >= PIECE_BYTES) {
-			int r = tell(m, first << m->shift);
-			if (r < 0)
-				return r;
+			return tell(m);
+		if (m->windows.len >= max) {
+			tell_as_it_was(m);
+			return 0;
 		}
 		int r = merge_window(m, first);
 		if (r < 0)
@@ -253,5 +246,5 @@ int nf_squash_data(struct squash *s, const struct rec *first, uint8_t shift)
 		return r;
 	join_ranges(&m);
 	outline(&m);
-	return m.op.flags & NF_OPF_INLINE ? tell(&m, UINT64_MAX) : merge_all(&m);
+	return m.op.flags & NF_OPF_INLINE ? tell(&m) : merge_all(&m);
 }

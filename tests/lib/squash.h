@@ -125,13 +125,14 @@ static inline void squash_same_view(struct nf_vault *v, const struct nf_view *x,
 	}
 }
 
-/* What M's current epoch became; nothing changes.  Bytes before and after. */
-static inline size_t squash_check(struct vfs *m, size_t *before)
+/* What M's current epoch becomes if one operation may name blocks in WINDOWS_MAX_BYTES; nothing changes.  Bytes before and after. */
+static inline size_t squash_check_max(struct vfs *m, size_t windows_max_bytes, size_t *before)
 {
 	struct nf_vault *v = m->v;
 	ck_assert_int_eq(nf_settle(v), 0);
 	struct nf_epoch *e = v->current;
-	struct nf_squash q = { .ops = e->ops.p, .len = e->ops.len, .inode = squash_inode, .ctx = v };
+	struct nf_squash q = { .ops = e->ops.p, .len = e->ops.len, .inode = squash_inode, .ctx = v,
+			       .windows_max_bytes = windows_max_bytes };
 	const struct nf_layer *below = v->frozen ? v->frozen->layer : NULL;
 	struct nf_layer *l;
 
@@ -155,5 +156,7 @@ static inline size_t squash_check(struct vfs *m, size_t *before)
 	nf_buf_deinit(&q.out);
 	return after;
 }
+
+static inline size_t squash_check(struct vfs *m, size_t *before) { return squash_check_max(m, 0, before); }
 
 #endif

@@ -123,6 +123,29 @@ START_TEST(what_is_overwritten_again_and_again_is_told_once)
 }
 END_TEST
 
+/* Told in parts, a commit might have a later change of the file and not an earlier one. */
+START_TEST(what_is_too_large_for_one_operation_stays_as_it_was)
+{
+	struct vfs_site s;
+	char *bytes = noise(SIZE, 2);
+	size_t before;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+
+	ck_assert_int_eq(vfs_puts(&a, "/f", ""), 0);
+	for (int round = 0; round < 3; round++)
+		for (int window = 0; window < 4; window++)
+			edit(&a, "/f", bytes + round, 50000, (uint64_t)window * NF_WINDOW_BLOCKS * 16384);
+	size_t small = squash_check(&a, &before);
+	ck_assert_uint_lt(small, before / 2);
+	/* The claim, the file, what opening it set, and its data in the order it was written. */
+	ck_assert_uint_gt(squash_check_max(&a, 50, &before), before / 4 * 3);
+	vfs_unmount(&a);
+	free(bytes);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 START_TEST(many_edits_that_meet_another_become_one_conflict_copy_with_all_of_them)
 {
 	struct vfs_site s;
@@ -230,6 +253,7 @@ static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "squash", 60);
 	tcase_add_loop_test(tc, what_is_overwritten_again_and_again_is_told_once, 0, 2);
+	tcase_add_test(tc, what_is_too_large_for_one_operation_stays_as_it_was);
 	tcase_add_test(tc, many_edits_that_meet_another_become_one_conflict_copy_with_all_of_them);
 	tcase_add_loop_test(tc, of_versions_saved_by_rename_the_last_replaces_the_first, 0, 3);
 	tcase_add_test(tc, what_came_out_of_a_directory_that_is_gone_is_whole);
