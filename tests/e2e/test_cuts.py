@@ -38,10 +38,10 @@ class Way:
         self.thread = None
 
     def run(self):
-        while self.proxy and not self.stopped.wait(self.rnd.uniform(0.1, 2.5)):
+        while self.proxy and not self.stopped.wait(self.rnd.uniform(0.05, 0.8)):
             self.rnd.choice((self.proxy.cut, self.proxy.cut, self.proxy.mute))()
             self.cuts += 1
-            self.stopped.wait(self.rnd.uniform(0.05, 1.5))
+            self.stopped.wait(self.rnd.uniform(0.05, 1.0))
             self.proxy.join()
 
     def cutting(self):
@@ -108,6 +108,12 @@ def test_programs_work_while_the_link_is_cut(stage, kind):
                 test_real.git(m.dir / "git", size("CUT_GIT", 40, 600))
                 test_real.sqlite(m.dir / "base.db", size("CUT_TRANSACTIONS", 60, 500))
                 assert not tree_lib.differences(want, tree_lib.survey(m.dir / "copy"))
+                # A quick machine would be done before much was cut.
+                for n in range(100):
+                    if way.cuts > 4 or not way.proxy:
+                        break
+                    (m.dir / f"more-{n}").write_bytes(os.urandom(100000))
+                    time.sleep(0.2)
                 way.calm()
                 until_done(m)
                 here = tree_lib.survey(m.dir)

@@ -60,7 +60,7 @@ static struct nf_vault_options options(struct nf_crash *disk, struct nf_store **
 	}
 	return (struct nf_vault_options){ .store = s, .header = header, .files = nf_crash_ops(disk),
 					  .cache_dir = "/pc/cache", .state_dir = "/pc/state",
-					  .cache_size_bytes = 64 << 20, .memory_bytes = 1 << 20, .block_shift = block_shift,
+					  .cache_size_bytes = 64 << 20, .memory_bytes = 4 << 20, .block_shift = block_shift,
 					  .no_threads = true, .host = "pc" };
 }
 
