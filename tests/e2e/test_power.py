@@ -10,10 +10,11 @@ Writers note what was promised on another disk (promise_lib.py).  What counts is
 that is under way at that moment may return 0 on both file systems though its data is gone (a program that appends to a plain file of
 theirs and calls fdatasync loses its last record in one of six rounds).
 
-Needs root, loop devices, mkfs.ext4 and mkfs.xfs."""
+Needs root, loop devices, both file systems in the kernel, mkfs.ext4 and mkfs.xfs; says what is missing if it cannot be."""
 import contextlib
 import fcntl
 import os
+import shutil
 import struct
 import subprocess
 import time
@@ -33,8 +34,24 @@ WRITERS = 2
 ROUNDS = size("CUTS", 2, 50)
 
 
+def why_not(kind):
+    """What this machine lacks for a disk of its own, or None."""
+    found = subprocess.run(["losetup", "-f"], capture_output=True, text=True, timeout=60, check=False)
+    if found.returncode or not os.path.exists(found.stdout.strip()):
+        return f"no loop device: {found.stderr.strip() or found.stdout.strip()}"
+    with open("/proc/filesystems") as f:
+        known = kind in f.read().split()
+    load = shutil.which("modprobe")
+    if not known and (not load or subprocess.run([load, kind], capture_output=True, timeout=60, check=False).returncode):
+        return f"the kernel has no {kind}"
+    return None
+
+
 class Disk:
     def __init__(self, stage, kind):
+        lacking = why_not(kind)
+        if lacking:
+            pytest.skip(lacking)
         self.dir = stage.folder("disk")
         self.image = stage.dir / "disk.img"
         with open(self.image, "wb") as f:
