@@ -11,10 +11,6 @@
 #include "base/mem.h"
 #include "vault/run.h"
 
-/* What stat says is a good size to read and write with: cp and others take it, and each piece costs a way through the kernel and
- * back.  More gains nothing, and programs that read around in files by such buffers would fetch more. */
-enum { IO_BYTES = 256 << 10 };
-
 static int cmp_ino(const void *key, const struct nf_avl_node *n)
 {
 	uint64_t a = *(const uint64_t *)key, b = nf_container_of(n, const struct nf_vnode, node)->ino;
@@ -432,7 +428,7 @@ void nf_attr_fill(uint64_t ino, const struct nf_inode_item *i, struct nf_attr *o
 		.ino = ino, .size_bytes = i->size_bytes, .blocks = (i->size_bytes + 511) / 512,
 		.atime = i->atime, .mtime = i->mtime, .ctime = i->ctime, .btime = i->btime,
 		.mode = i->mode, .nlink = i->nlink, .uid = i->uid, .gid = i->gid, .rdev = i->rdev,
-		.blksize = i->block_shift ? NF_MAX(1u << i->block_shift, (uint32_t)IO_BYTES) : 4096,
+		.blksize = i->block_shift ? 1u << i->block_shift : 4096,
 	};
 }
 
