@@ -41,6 +41,13 @@ int nf_gc_options_of(const struct nf_options *o, struct nf_gc_options *out)
 
 /* --- by the daemon that has it mounted ------------------------------------------------- */
 
+/* What is not said is as the mount has it. */
+static void given(struct nf_text *q, const char *name, const char *text, uint64_t n)
+{
+	if (text)
+		nf_textf(q, ",\"%s\":%" PRIu64, name, n);
+}
+
 static enum nf_exit live(const char *path, const struct nf_gc_options *o, const struct nf_options *opt)
 {
 	nf_auto_free char *reply = NULL, *text = NULL;
@@ -52,8 +59,12 @@ static enum nf_exit live(const char *path, const struct nf_gc_options *o, const 
 	enum nf_exit e = nf_live_reach(path, &l);
 	if (e)
 		return e;
-	nf_textf(&q, "{\"cmd\":\"gc\",\"dry_run\":%d,\"grace\":%" PRIu64 ",\"keep_heads\":%" PRIu64 ",\"keep_days\":%" PRIu64
-		 ",\"lease_days\":%" PRIu64 "}", o->dry_run, o->grace_s, o->keep_heads, o->keep_days, o->lease_days);
+	nf_textf(&q, "{\"cmd\":\"gc\",\"dry_run\":%d", o->dry_run);
+	given(&q, "grace", opt->grace, o->grace_s);
+	given(&q, "keep_heads", opt->keep_heads, o->keep_heads);
+	given(&q, "keep_days", opt->keep_days, o->keep_days);
+	given(&q, "lease_days", opt->lease_days, o->lease_days);
+	nf_textf(&q, "}");
 	int r = nf_live_ask_long(&l, nf_text_str(&q), opt->quiet, &reply);
 	nf_text_deinit(&q);
 	if (r == 0 && opt->json && (r = nf_json_raw(reply, "result", &p, &len)) == 0)

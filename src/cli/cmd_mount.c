@@ -30,6 +30,8 @@ enum {
 	MEMORY_BYTES_MIN = 4 << BLOCK_SHIFT_MAX,
 	MIN_FREE_DEFAULT = 1 << 30,
 	KERNEL_TIMEOUT_MS = 3600 * 1000,
+	GC_EVERY_MS_DEFAULT = 24 * 3600 * 1000,
+	GC_EVERY_MS_MIN = 1000,
 };
 
 /* --- options --------------------------------------------------------------------------- */
@@ -63,6 +65,23 @@ static int one_of(const char *name, const char *value, const char *a, const char
 		return 0;
 	nf_complain("%s must be %s%s%s, not %s", name, a ? a : "", a ? " or " : "", b, value);
 	return nf_fail(-NF_E_OPTION);
+}
+
+/* V->gc points to GC afterwards. */
+static int collecting(const struct nf_options *o, struct nf_gc_options *gc, struct nf_vault_options *v)
+{
+	uint64_t ms = GC_EVERY_MS_DEFAULT;
+
+	int r = nf_gc_options_of(o, gc);
+	if (r == 0 && o->gc && !strcmp(o->gc, "off"))
+		ms = 0;
+	else if (r == 0 && o->gc && (nf_time_parse(o->gc, &ms) < 0 || ms < GC_EVERY_MS_MIN)) {
+		nf_complain("gc must be a time of at least a second, or off, not %s", o->gc);
+		r = nf_fail(-NF_E_OPTION);
+	}
+	v->gc = gc;
+	v->gc_every_ms = ms;
+	return r;
 }
 
 static bool shown_read_only(const struct nf_options *o) { return (o->ro && !o->rw) || o->snapshot; }
@@ -265,9 +284,10 @@ static enum nf_exit mount_at(const char *store, const char *dir, const struct nf
 	struct nf_text kernel = NF_TEXT_INIT;
 	struct nf_site s = { 0 }, second = { 0 };
 	nf_auto_free char *at = NULL;
+	struct nf_gc_options gc;
 
 	c.offline = o->offline;
-	if (vault_options(o, &c.vault) < 0)
+	if (vault_options(o, &c.vault) < 0 || collecting(o, &gc, &c.vault) < 0)
 		return NF_EXIT_USAGE;
 	enum nf_exit e = check_dir(dir, &at);
 	if (e == NF_EXIT_OK)

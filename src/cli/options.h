@@ -50,7 +50,7 @@ struct nf_options {
 	/* commands */
 	bool foreground, json, wait, prometheus, quiet, verbose, help, read_data, repair, no_recovery;
 	bool dry_run, list, force;
-	char *grace, *keep_heads, *keep_days, *lease_days; /* text: 0 means something */
+	char *gc, *grace, *keep_heads, *keep_days, *lease_days; /* text: 0 means something */
 	char *new_password_file, *new_key_file, *label, *set, *svg;
 	uint64_t interval_ms, kdf_cost, wait_ms;
 };

@@ -297,7 +297,7 @@ static bool do_gc(struct nf_peer *p, const char *line)
 	uint64_t dry = 0;
 	int r;
 
-	nf_gc_defaults(&j.gc);
+	nf_vault_gc_options(p->env->vault, &j.gc);
 	nf_number(line, "dry_run", &dry);
 	nf_number(line, "grace", &j.gc.grace_s);
 	nf_number(line, "keep_heads", &j.gc.keep_heads);

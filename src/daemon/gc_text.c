@@ -42,7 +42,8 @@ void nf_gc_json(const struct nf_gc_result *r, struct nf_text *t)
 		 "," N(deleted_bytes) "," N(young_packs) ",", r->leftover_packs, r->leftover_bytes, r->waiting_packs,
 		 r->waiting_bytes, r->deleted_packs, r->deleted_bytes, r->young_packs);
 	nf_textf(t, N(roots_kept) "," N(roots_dropped) "," N(deltas_dropped) "," N(emptied_packs) ","
-		 N(moved_packs) "," N(moved_bytes) "," N(moved_trees) "," N(damaged_roots) "}", r->roots_kept, r->roots_dropped,
-		 r->deltas_dropped, r->emptied_packs, r->moved_packs, r->moved_bytes, r->moved_trees, r->damaged_roots);
+		 N(moved_packs) "," N(moved_bytes) "," N(moved_trees) "," N(damaged_roots) "," N(nodes) "," N(fetched_nodes) "}", r->roots_kept, r->roots_dropped,
+		 r->deltas_dropped, r->emptied_packs, r->moved_packs, r->moved_bytes, r->moved_trees, r->damaged_roots,
+		 r->nodes, r->fetched_nodes);
 #undef N
 }

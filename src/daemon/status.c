@@ -124,6 +124,28 @@ static void text_pins(struct nf_text *t, const struct nf_vault_status *s)
 	nf_textf(t, "\n");
 }
 
+static void text_gc(struct nf_text *t, const struct nf_vault_status *s)
+{
+	if (!s->gc_every_ms)
+		return;
+	nf_textf(t, "collector            ");
+	if (s->gc_running)
+		nf_textf(t, "running");
+	else if (s->gc_runs)
+		nf_textf(t, "ran "), text_age(t, s->gc_last_ms), nf_textf(t, " ago");
+	else
+		nf_textf(t, "waits until nothing else is done");
+	if (s->gc_runs) {
+		nf_textf(t, "; deleted ");
+		nf_text_size(t, s->gc_deleted_bytes);
+		nf_textf(t, ", condemned ");
+		nf_text_size(t, s->gc_condemned_bytes);
+	}
+	if (s->gc_error && s->gc_error != -NF_E_CANCELLED)
+		nf_textf(t, "; the last try: %s", nf_strerror(s->gc_error));
+	nf_textf(t, "\n");
+}
+
 static void text_mirror(struct nf_text *t, const struct nf_control_env *env)
 {
 	struct nf_mirror_status m;
@@ -160,6 +182,7 @@ void nf_status_to_text(const struct nf_control_env *env, struct nf_text *t)
 	nf_text_size(t, s.journal_bytes);
 	nf_textf(t, "\n");
 	text_pins(t, &s);
+	text_gc(t, &s);
 	nf_textf(t, "newest commit        %s  ", s.fingerprint);
 	text_time(t, s.head_time_s);
 	nf_textf(t, "\nthis device          writer %" PRIu32 ", commits %" PRIu64 ", merges %" PRIu64 "\n", s.writer,
@@ -249,6 +272,13 @@ void nf_status_to_json(const struct nf_control_env *env, struct nf_text *t)
 	field(t, "pinned_bytes", s.pinned_bytes);
 	field(t, "pinned_present_bytes", s.pinned_present_bytes);
 	field_text(t, "pin_error", s.pin_error ? nf_error_name(s.pin_error) : "");
+	field_text(t, "gc", !s.gc_every_ms ? "off" : s.gc_running ? "running" : "waiting");
+	field(t, "gc_every_ms", s.gc_every_ms);
+	field(t, "gc_runs", s.gc_runs);
+	field(t, "gc_last_ms", s.gc_last_ms);
+	field(t, "gc_deleted_bytes", s.gc_deleted_bytes);
+	field(t, "gc_condemned_bytes", s.gc_condemned_bytes);
+	field_text(t, "gc_error", s.gc_error ? nf_error_name(s.gc_error) : "");
 	field(t, "write_back_ms", s.write_back_ms);
 	field(t, "poll_ms", s.poll_ms);
 	nf_textf(t, "}");

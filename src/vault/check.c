@@ -211,7 +211,7 @@ int nf_check_damage(struct nf_check *k, uint64_t ino, int error)
 
 static int list_packs(struct nf_check *k)
 {
-	struct nf_gc g = { .v = k->v };
+	struct nf_gc g = { .v = k->v, .src = k->v->src };
 
 	if (k->v->store->no_list)
 		return 0;
@@ -448,7 +448,7 @@ static int check_older(struct nf_check *k, const struct nf_ref *newest, const st
 
 	(void)snprintf(where, sizeof where, "commit %" PRIu64 ": ", root->seq);
 	to.b++;
-	int r = root->key.type == NF_ITEM_SNAPSHOT ? nf_gc_range(k->v, newest, &root->key, &to, name_snapshot, &n) : 0;
+	int r = root->key.type == NF_ITEM_SNAPSHOT ? nf_gc_range(&k->v->src, newest, &root->key, &to, name_snapshot, &n) : 0;
 	return r < 0 && !nf_is_damage(r) ? r : check_tree(k, &root->root, where, false);
 }
 
@@ -499,7 +499,7 @@ static int check_head(struct nf_check *k, const struct nf_head *h)
 
 static int check_all(struct nf_check *k)
 {
-	struct nf_gc g = { .v = k->v };
+	struct nf_gc g = { .v = k->v, .src = k->v->src };
 
 	nf_lock_take(&k->v->ns);
 	int r = nf_head_copy(&g.leaf, &k->v->base);

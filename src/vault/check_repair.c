@@ -17,7 +17,7 @@ enum { NAMES_TRIED = 100, ROUNDS_MAX = 4 };
 
 static int repair_round(struct nf_check *k, struct nf_pack_set *from, struct nf_gc_moved *moved)
 {
-	struct nf_gc g = { .v = k->v };
+	struct nf_gc g = { .v = k->v, .src = k->v->src };
 
 	nf_lock_take(&k->v->ns);
 	int r = nf_head_copy(&g.leaf, &k->v->base);
@@ -27,7 +27,7 @@ static int repair_round(struct nf_check *k, struct nf_pack_set *from, struct nf_
 	nf_gc_sort(&g);
 	struct nf_gc_move m = { .v = k->v, .src = &k->v->src, .leaf = &g.leaf.root, .roots = g.roots,
 				.nr_roots = g.nr_roots, .deltas = g.deltas, .nr_deltas = g.nr_deltas, .from = from,
-				.tolerant = true, .stop = k->o.stop };
+				.tolerant = true, .pace = { .stop = k->o.stop } };
 	if (r == 0 || nf_is_damage(r))
 		r = nf_gc_move(&m, moved);
 	if (r == 0 && (moved->ops || moved->nodes))
@@ -127,7 +127,7 @@ static int look_in(struct version *v, const struct nf_ref *root)
 	v->found = v->whole = false;
 	v->windows.len = 0;
 	v->nr_windows = 0;
-	int r = nf_ref_is_null(root) ? 0 : nf_gc_range(v->k->v, root, &from, &to, see_version, v);
+	int r = nf_ref_is_null(root) ? 0 : nf_gc_range(&v->k->v->src, root, &from, &to, see_version, v);
 	v->whole = r == 0 && v->found;
 	return nf_is_damage(r) ? 0 : r;
 }
@@ -227,7 +227,7 @@ out:
 
 int nf_check_restore(struct nf_check *k)
 {
-	struct nf_gc g = { .v = k->v };
+	struct nf_gc g = { .v = k->v, .src = k->v->src };
 
 	nf_lock_take(&k->v->ns);
 	int r = nf_head_copy(&g.leaf, &k->v->base);

@@ -26,16 +26,16 @@ enum {
 	LISTED_S = 3600,
 	TRIES = 5,
 	ROUNDS = 6,
-	/* A run of an idle mount does nothing for less. */
-	WORTH_BYTES = 1 << 20,
-	WORTH_ROOTS = 32,
+	WORTH_ROOTS = 32,          /* likewise of worth_bytes */
 };
 
 void nf_gc_defaults(struct nf_gc_options *o)
 {
 	*o = (struct nf_gc_options){ .grace_s = 3 * DAY_S, .keep_heads = 1000, .keep_days = 30, .lease_days = 90,
-				     .repack_percent = 70, .move_bytes = UINT64_C(2) << 30 };
+				     .repack_percent = 70, .move_bytes = UINT64_C(2) << 30, .worth_bytes = 1 << 20 };
 }
+
+void nf_vault_gc_options(struct nf_vault *v, struct nf_gc_options *out) { *out = v->gc; }
 
 /* --- the leaf -------------------------------------------------------------------------- */
 
@@ -129,10 +129,13 @@ static int delete_pack(struct nf_gc *g, const struct nf_pack_entry *e)
 {
 	struct nf_store_op op = { .verb = NF_STORE_DELETE, .priority = NF_STORE_BACKGROUND };
 
-	if (g->stop && atomic_load(g->stop))
-		return nf_fail(-NF_E_CANCELLED);
+	uint64_t began_ns = nf_clock_ns();
+	int r = nf_gc_goes_on(&g->pace);
+	if (r < 0)
+		return r;
 	nf_pack_name(&e->id, op.name);
-	int r = nf_store_run(g->v->store, &op);
+	r = nf_store_run(g->v->store, &op);
+	nf_gc_rest(&g->pace, began_ns);
 	nf_store_op_deinit(&op);
 	if (r == 0) {
 		g->r.deleted_packs++;
@@ -178,8 +181,10 @@ static void keys_flush(struct keys *k)
 
 	if (k->error == 0)
 		k->error = nf_buf_error(&k->b);
-	if (k->error == 0 && k->b.len)
+	if (k->error == 0 && k->b.len) {
 		k->error = nf_vault_do_waiting(k->g->v, &op);
+		k->g->ops++;
+	}
 	k->b.len = 0;
 }
 
@@ -228,6 +233,16 @@ static int drop_history(struct nf_gc *g)
 	return r < 0 ? r : s;
 }
 
+/* Others need not look for what there is to do for a while. */
+static int put_date(struct nf_gc *g)
+{
+	const struct nf_key key = { .a = NF_COUNTER_COLLECTED };
+	struct keys k = { .g = g, .item = NF_ITEM_COUNTER };
+
+	keys_add(&k, &key);
+	return keys_end(&k);
+}
+
 /* May it be worth copying what is still named of it?  What no commit may name any more is in any case. */
 static bool is_hardly_named(const struct nf_gc *g, const struct nf_pack_entry *e)
 {
@@ -263,7 +278,7 @@ static int move_out(struct nf_gc *g)
 		struct nf_gc_move m = { .v = g->v, .src = &g->src, .leaf = &g->leaf.root, .roots = g->roots,
 					.nr_roots = g->nr_roots, .deltas = g->deltas, .nr_deltas = g->nr_deltas,
 					.from = &from, .percent = g->o.repack_percent, .dry_run = g->o.dry_run,
-					.stop = g->stop };
+					.pace = g->pace };
 		r = nf_gc_move(&m, &moved);
 	}
 	g->r.emptied_packs = r == 0 ? from.nr : 0;
@@ -286,7 +301,9 @@ static int commit_changes(struct nf_gc *g)
 		r = put_packs(g, FATE_GONE, true);
 	if (r == 0)
 		r = move_out(g);
-	return r < 0 ? r : nf_vault_sync(g->v, g->stop);
+	if (r == 0 && (g->ops || g->moved || (g->o.idle && g->r.deleted_packs)))
+		r = put_date(g);
+	return r < 0 ? r : nf_vault_sync(g->v, g->pace.stop);
 }
 
 /* --- a run ------------------------------------------------------------------------------------------------ */
@@ -298,10 +315,33 @@ static void gc_deinit(struct nf_gc *g)
 	nf_gc_items_deinit(g);
 }
 
+static int take_date(void *ctx, const struct nf_key *key, const struct nf_val *val)
+{
+	(void)key;
+	return nf_fail(nf_counter_decode(val->p, val->len, ctx));
+}
+
+/* How long is it until the last run, whoever's it was, is old enough?  A date of the future counts as today's. */
+static int find_due(struct nf_gc *g)
+{
+	const struct nf_key from = { .type = NF_ITEM_COUNTER, .a = NF_COUNTER_COLLECTED },
+			    to = { .type = NF_ITEM_COUNTER, .a = NF_COUNTER_COLLECTED + 1 };
+	int64_t last = INT64_MIN / 2;
+
+	int r = nf_gc_range(&g->src, &g->leaf.root, &from, &to, take_date, &last);
+	int64_t due = NF_MIN(last, g->date_s) + (int64_t)g->o.every_s;
+	g->r.not_due_s = r == 0 && due > g->date_s ? (uint64_t)(due - g->date_s) : 0;
+	return r;
+}
+
 static int survey(struct nf_gc *g)
 {
 	int r = settle(g);
 
+	if (r == 0 && g->o.idle && g->o.every_s)
+		r = find_due(g);
+	if (r < 0 || g->r.not_due_s)
+		return r;
 	if (r == 0 && (g->v->store->no_list || g->date_s == 0))
 		r = nf_fail(-NF_E_STORE_READONLY);
 	if (r == 0)
@@ -309,7 +349,7 @@ static int survey(struct nf_gc *g)
 	if (r == 0)
 		r = nf_gc_retain(g);
 	if (r == 0)
-		r = nf_gc_condemned(g->v, &g->leaf.root, &g->packs);
+		r = nf_gc_condemned(&g->src, &g->leaf.root, &g->packs);
 	if (r == 0)
 		r = nf_gc_list(g);
 	if (r == 0)
@@ -323,7 +363,7 @@ static int survey(struct nf_gc *g)
 
 static bool is_worth_it(const struct nf_gc *g)
 {
-	return g->r.dead_bytes >= WORTH_BYTES || g->r.leftover_packs || g->r.roots_dropped >= WORTH_ROOTS;
+	return g->r.dead_bytes >= g->o.worth_bytes || g->r.deleted_packs || g->r.leftover_packs || g->r.roots_dropped >= WORTH_ROOTS;
 }
 
 /* 1: the leaf has changed meanwhile. */
@@ -331,8 +371,10 @@ static int run_once(struct nf_gc *g)
 {
 	uint8_t tag[16];
 
+	g->surveying = true;
 	int r = survey(g);
-	if (r < 0)
+	g->surveying = false;
+	if (r < 0 || g->r.not_due_s)
 		return r;
 	if (g->o.dry_run)
 		return move_out(g);
@@ -362,16 +404,19 @@ static void add_result(struct nf_gc_result *sum, const struct nf_gc_result *r, b
 	sum->moved_packs += r->moved_packs;
 	sum->moved_bytes += r->moved_bytes;
 	sum->moved_trees += r->moved_trees;
+	sum->nodes += r->nodes;
+	sum->fetched_nodes += r->fetched_nodes;
 }
 
 /* One round, from a look to a commit.  *MORE: there is more to do now. */
-static int round_of(struct nf_vault *v, const struct nf_gc_options *o, _Atomic bool *stop, bool first,
+static int round_of(struct nf_vault *v, const struct nf_gc_options *o, const struct nf_gc_pace *pace, bool first,
 		    bool *more, struct nf_gc_result *sum)
 {
 	int r = 0;
 
 	for (int i = 0; i < TRIES; i++) {
-		struct nf_gc g = { .v = v, .o = *o, .stop = stop };
+		struct nf_gc g = { .v = v, .o = *o, .pace = *pace };
+		g.src = nf_gc_source(&g);
 		r = run_once(&g);
 		nf_trace(COMMIT, "gc packs=%" PRIu64 " live=%" PRIu64 " dead=%" PRIu64 " deleted=%" PRIu64 " roots=%" PRIu64
 			 "-%" PRIu64 " emptied=%" PRIu64 " moved=%" PRIu64 " trees=%" PRIu64 " err=%s", g.r.packs,
@@ -392,18 +437,24 @@ static int round_of(struct nf_vault *v, const struct nf_gc_options *o, _Atomic b
  * work for the next round. */
 int nf_vault_gc(struct nf_vault *v, const struct nf_gc_options *o, _Atomic bool *stop, struct nf_gc_result *out)
 {
+	struct nf_gc_pace pace = { .stop = stop, .rests = o->idle };
 	struct nf_gc_result sum = { 0 };
 	bool more = true;
-	int r = 0;
 
 	if ((v->read_only || v->fixed || v->store->read_only) && !o->dry_run)
 		return nf_fail(-EROFS);
+	if (o->max_ms)
+		pace.until_ns = nf_clock_ns() + o->max_ms * NF_NS_PER_MS;
+	int r = nf_gc_take_turn(v, o->idle, stop);
+	if (r < 0)
+		return r;
 	if (!v->read_only && !v->fixed)
 		r = nf_vault_sync(v, stop);
 	for (int i = 0; r == 0 && more && i < ROUNDS; i++) {
-		r = round_of(v, o, stop, i == 0, &more, &sum);
+		r = round_of(v, o, &pace, i == 0, &more, &sum);
 		more = more && !o->dry_run && !o->idle;
 	}
+	nf_gc_end_turn(v);
 	if (r == 0)
 		*out = sum;
 	return r;

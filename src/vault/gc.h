@@ -12,6 +12,13 @@
 #include "vault/commit.h"
 #include "vault/pack_set.h"
 
+/* What ends a run, and how much of the line it takes. */
+struct nf_gc_pace {
+	_Atomic bool *stop; /* [Optional] */
+	uint64_t until_ns;  /* 0: no end */
+	bool rests;         /* as long as each exchange took */
+};
+
 struct nf_gc_root {
 	struct nf_key key;   /* of the ROOT item; type SNAPSHOT for a snapshot, 0 for the leaf */
 	uint64_t seq;
@@ -32,7 +39,7 @@ struct nf_gc_delta {
 struct nf_gc {
 	struct nf_vault *v;
 	struct nf_gc_options o;
-	_Atomic bool *stop;
+	struct nf_gc_pace pace;
 	struct nf_head leaf;
 	int64_t date_s;          /* the server's, at the look that showed the leaf */
 	struct nf_pack_set packs;
@@ -41,10 +48,22 @@ struct nf_gc {
 	struct nf_gc_delta *deltas;
 	size_t nr_deltas, cap_deltas;
 	struct nf_node_source src; /* counts what it loads */
-	uint64_t loads;
+	bool surveying;            /* nothing was done yet */
+	uint64_t ops;              /* done so far */
 	bool moved;                /* something was said to stand elsewhere */
 	struct nf_gc_result r;
 };
+
+/* --- gc_idle.c ----------------------------------------------------------------------- */
+/* 0, -NF_E_CANCELLED, -NF_E_GC_TOO_MUCH. */
+int nf_gc_goes_on(const struct nf_gc_pace *p);
+/* After an exchange that began at SINCE_NS. */
+void nf_gc_rest(const struct nf_gc_pace *p, uint64_t since_ns);
+/* One run at a time in a vault: an idle one gives way to any other.  -NF_E_CANCELLED. */
+int nf_gc_take_turn(struct nf_vault *v, bool idle, _Atomic bool *stop);
+void nf_gc_end_turn(struct nf_vault *v);
+/* Nothing is on its way to the server, and the server is there. */
+bool nf_gc_may_idle_locked(const struct nf_vault *v) NF_REQUIRES(v->ns);
 
 /* --- gc_mark.c ---------------------------------------------------------------------- */
 /* What stands in packs/, into the set. */
@@ -52,10 +71,10 @@ int nf_gc_list(struct nf_gc *g);
 /* Fills known, needed and the sums of the set from roots and deltas. */
 int nf_gc_mark(struct nf_gc *g);
 /* Calls FN for each item of [FROM, TO) of the tree ROOT; blocks.  What it returns but 0 ends it, and is returned. */
-int nf_gc_range(struct nf_vault *v, const struct nf_ref *root, const struct nf_key *from, const struct nf_key *to,
+int nf_gc_range(struct nf_node_source *src, const struct nf_ref *root, const struct nf_key *from, const struct nf_key *to,
 		int (*fn)(void *ctx, const struct nf_key *key, const struct nf_val *val), void *ctx);
 /* The condemned packs of a tree, into SET. */
-int nf_gc_condemned(struct nf_vault *v, const struct nf_ref *root, struct nf_pack_set *set);
+int nf_gc_condemned(struct nf_node_source *src, const struct nf_ref *root, struct nf_pack_set *set);
 /* Each pack that an item's value names, with the sealed bytes it is named for.  Not those of ROOT, SNAPSHOT and DELTA
  * items: what is kept of them is decided for the newest tree alone.  A window by reference names the leaf and what
  * stands there; SRC gets that leaf. */
@@ -64,6 +83,8 @@ int nf_item_packs(struct nf_node_source *src, const struct nf_key *key, const st
 /* What an EXTENT value names; *REF is set if it does so by reference (leaf null otherwise).  Blocks. */
 int nf_gc_window(struct nf_node_source *src, const struct nf_val *val, uint32_t block_bytes, struct nf_extent_ref *ref,
 		 struct nf_block_ref out[NF_WINDOW_BLOCKS]);
+/* How a run loads nodes: counted, at its pace. */
+struct nf_node_source nf_gc_source(struct nf_gc *g);
 /* Says that what was read cannot be had, now or ever, rather than that the way to it is blocked. */
 bool nf_is_damage(int error);
 
@@ -90,7 +111,7 @@ struct nf_gc_move {
 	const struct nf_epoch *own; /* [Optional] epochs whose blocks are in the journal still */
 	bool dry_run;
 	bool tolerant;              /* nodes that cannot be read are left as they are, and so is what lies below them */
-	_Atomic bool *stop;
+	struct nf_gc_pace pace;
 };
 struct nf_gc_moved {
 	uint64_t packs, blocks, bytes; /* copied; dry run: bytes that would be */

@@ -22,7 +22,7 @@ bool nf_is_damage(int r)
 
 /* --- items ------------------------------------------------------------------------- */
 
-int nf_gc_range(struct nf_vault *v, const struct nf_ref *root, const struct nf_key *from, const struct nf_key *to,
+int nf_gc_range(struct nf_node_source *src, const struct nf_ref *root, const struct nf_key *from, const struct nf_key *to,
 		int (*fn)(void *ctx, const struct nf_key *key, const struct nf_val *val), void *ctx)
 {
 	struct nf_key at = *from, key;
@@ -31,8 +31,8 @@ int nf_gc_range(struct nf_vault *v, const struct nf_ref *root, const struct nf_k
 	for (;;) {
 		struct nf_want w = NF_WANT_INIT;
 		struct nf_val val = { 0 };
-		while ((r = nf_tree_next(v->nodes, root, &at, to, &w, &key, &val)) == NF_TREE_WANT) {
-			r = v->src.load(v->src.ctx, &w);
+		while ((r = nf_tree_next(src->nodes, root, &at, to, &w, &key, &val)) == NF_TREE_WANT) {
+			r = src->load(src->ctx, &w);
 			if (r < 0)
 				break;
 			w.nr = 0;
@@ -66,11 +66,11 @@ static int add_condemned(void *ctx, const struct nf_key *key, const struct nf_va
 	return 0;
 }
 
-int nf_gc_condemned(struct nf_vault *v, const struct nf_ref *root, struct nf_pack_set *set)
+int nf_gc_condemned(struct nf_node_source *src, const struct nf_ref *root, struct nf_pack_set *set)
 {
 	const struct nf_key from = { .type = NF_ITEM_CONDEMNED }, to = { .type = NF_ITEM_CONDEMNED + 1 };
 
-	return nf_gc_range(v, root, &from, &to, add_condemned, set);
+	return nf_gc_range(src, root, &from, &to, add_condemned, set);
 }
 
 int nf_gc_window(struct nf_node_source *src, const struct nf_val *val, uint32_t block_bytes, struct nf_extent_ref *ref,
@@ -258,12 +258,33 @@ static int load(void *ctx, struct nf_want *w)
 {
 	struct nf_gc *g = ctx;
 
-	if (g->stop && atomic_load(g->stop))
-		return nf_fail(-NF_E_CANCELLED);
-	g->loads += w->nr;
-	if (g->o.max_nodes && g->loads > g->o.max_nodes)
-		return nf_fail(-NF_E_GC_TOO_MUCH);
-	return g->v->src.load(g->v->src.ctx, w);
+	uint64_t began_ns = nf_clock_ns(), missing = 0;
+	struct nf_vault *v = g->v;
+
+	int r = nf_gc_goes_on(&g->pace);
+	if (r == 0 && g->o.idle && g->surveying) {
+		nf_lock_take(&v->ns);
+		r = nf_gc_may_idle_locked(v) ? 0 : nf_fail(-NF_E_CANCELLED);
+		nf_lock_drop(&v->ns);
+	}
+	for (size_t i = 0; i < w->nr; i++)
+		missing += !v->cache || nf_cache_present(v->cache, &w->refs[i].pack, w->refs[i].offset_bytes,
+							 w->refs[i].sealed_len) < w->refs[i].sealed_len;
+	/* Each run gets somewhere, however little it may. */
+	if (r == 0 && missing && g->o.max_nodes && g->r.fetched_nodes >= g->o.max_nodes)
+		r = nf_fail(-NF_E_GC_TOO_MUCH);
+	g->r.nodes += w->nr;
+	g->r.fetched_nodes += missing;
+	if (r == 0)
+		r = g->o.idle ? nf_fetch_load_behind(v->fetch, w) : v->src.load(v->src.ctx, w);
+	if (missing)
+		nf_gc_rest(&g->pace, began_ns);
+	return r;
+}
+
+struct nf_node_source nf_gc_source(struct nf_gc *g)
+{
+	return (struct nf_node_source){ .nodes = g->v->nodes, .load = load, .ctx = g };
 }
 
 static int mark_deltas(struct nf_gc *g)
@@ -285,7 +306,6 @@ int nf_gc_mark(struct nf_gc *g)
 {
 	const struct nf_ref *from = NULL;
 
-	g->src = (struct nf_node_source){ .nodes = g->v->nodes, .load = load, .ctx = g };
 	for (size_t i = g->nr_roots; i-- > 0;) {
 		struct nf_gc_root *root = &g->roots[i];
 		int r = mark_root(g, from, root);
@@ -325,10 +345,13 @@ static int list_dir(struct nf_gc *g, const char *dir, bool top)
 {
 	struct nf_store_op op = { .verb = NF_STORE_LIST, .priority = NF_STORE_BACKGROUND };
 
-	if (g->stop && atomic_load(g->stop))
-		return nf_fail(-NF_E_CANCELLED);
+	uint64_t began_ns = nf_clock_ns();
+	int r = nf_gc_goes_on(&g->pace);
+	if (r < 0)
+		return r;
 	(void)snprintf(op.name, sizeof op.name, top ? "%s" : "packs/%s", dir);
-	int r = nf_store_run(g->v->store, &op);
+	r = nf_store_run(g->v->store, &op);
+	nf_gc_rest(&g->pace, began_ns);
 	if (r == -NF_E_STORE_NOT_FOUND)
 		r = 0; /* empty directories may go */
 	for (size_t i = 0; r == 0 && i < op.nr_entries; i++) {

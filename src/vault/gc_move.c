@@ -104,10 +104,14 @@ static int put_pack(struct copy *c, const struct nf_gc_object *end)
 	struct nf_gc_work *w = c->w;
 	struct iovec iov = { c->bytes.p, c->bytes.len };
 	struct nf_pack_put put = { .store = w->m.v->store, .cache = w->m.v->cache, .iov = &iov, .nr_iov = 1,
-				   .stop = w->m.stop };
+				   .stop = w->m.pace.stop };
 
 	if (c->bytes.len) {
+		uint64_t began_ns = nf_clock_ns();
 		int r = nf_pack_put(&put);
+		nf_gc_rest(&w->m.pace, began_ns);
+		if (r == 0)
+			r = nf_gc_goes_on(&w->m.pace);
 		if (r < 0)
 			return r;
 		w->r.packs++;

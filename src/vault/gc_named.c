@@ -105,7 +105,7 @@ static int find_bad(struct nf_vault *v, const struct nf_head *leaf, int64_t date
 	struct nf_pack_set condemned = NF_PACK_SET_INIT;
 	bool ask = v->named_since_s == 0 || date_s == 0 || date_s - v->named_since_s > TRUST_S;
 
-	int r = nf_gc_condemned(v, &leaf->root, &condemned);
+	int r = nf_gc_condemned(&v->src, &leaf->root, &condemned);
 	nf_lock_take(&v->ns);
 	struct nf_pack_entry *e = nf_pack_set_first(&v->named);
 	while (r == 0 && e) {
@@ -135,9 +135,9 @@ static void forget_bad(struct nf_vault *v, const struct nf_pack_set *bad)
 /* Whatever the leaf, or an older tree that it names, has in packs that are not to be used is put elsewhere. */
 static int move_bad(struct nf_vault *v, const struct nf_head *leaf, struct nf_pack_set *bad, struct nf_gc_moved *moved)
 {
-	struct nf_gc g = { .v = v, .leaf = *leaf };
+	struct nf_gc g = { .v = v, .leaf = *leaf, .src = v->src };
 	struct nf_gc_move m = { .v = v, .src = &v->src, .leaf = &leaf->root, .from = bad, .own = v->unreported,
-				.stop = &v->stop };
+				.pace = { .stop = &v->stop } };
 
 	int r = nf_gc_items(&g);
 	m.roots = g.roots;

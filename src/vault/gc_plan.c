@@ -225,9 +225,10 @@ static int collect(struct nf_gc_work *w, const struct nf_ref *ref, bool *touched
 		*touched |= known->touched;
 		return 0;
 	}
-	if (w->m.stop && atomic_load(w->m.stop))
-		return nf_fail(-NF_E_CANCELLED);
-	int r = nf_source_get(w->m.src, ref, NULL, NULL, &node);
+	int r = nf_gc_goes_on(&w->m.pace);
+	if (r < 0)
+		return r;
+	r = nf_source_get(w->m.src, ref, NULL, NULL, &node);
 	if (nf_is_damage(r) && w->m.tolerant)
 		return 0;
 	if (r == 0)

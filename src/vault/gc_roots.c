@@ -149,7 +149,7 @@ int nf_gc_retain(struct nf_gc *g)
 	uint64_t first = g->leaf.id.seq;
 
 	put_times_right(g, nr);
-	int r = nf_gc_range(g->v, &g->leaf.root, &from, &to, take_writer, &l);
+	int r = nf_gc_range(&g->src, &g->leaf.root, &from, &to, take_writer, &l);
 	for (size_t i = 0; i < nr; i++) {
 		struct nf_gc_root *root = &g->roots[i];
 		root->kept = i + NF_MAX(g->o.keep_heads, UINT64_C(1)) >= nr || root->seq >= l.since ||
@@ -173,16 +173,16 @@ int nf_gc_items(struct nf_gc *g)
 	const struct nf_key root = { .type = NF_ITEM_ROOT }, delta = { .type = NF_ITEM_DELTA },
 			    snapshot = { .type = NF_ITEM_SNAPSHOT }, end = { .type = NF_ITEM_SNAPSHOT + 1 };
 
-	int r = nf_gc_range(g->v, &g->leaf.root, &root, &delta, take_root, g);
+	int r = nf_gc_range(&g->src, &g->leaf.root, &root, &delta, take_root, g);
 	if (r == 0)
-		r = nf_gc_range(g->v, &g->leaf.root, &delta, &snapshot, take_delta, g);
+		r = nf_gc_range(&g->src, &g->leaf.root, &delta, &snapshot, take_delta, g);
 	struct nf_gc_root *leaf = r == 0 ? new_root(g) : NULL;
 	if (!leaf)
 		return r < 0 ? r : nf_fail(-ENOMEM);
 	*leaf = (struct nf_gc_root){ .seq = g->leaf.id.seq, .time_s = g->leaf.time.tv_sec, .root = g->leaf.root,
 				     .kept = true };
 	size_t nr = g->nr_roots;
-	r = nf_gc_range(g->v, &g->leaf.root, &snapshot, &end, take_snapshots, g);
+	r = nf_gc_range(&g->src, &g->leaf.root, &snapshot, &end, take_snapshots, g);
 	g->nr_snapshots = g->nr_roots - nr;
 	return r;
 }

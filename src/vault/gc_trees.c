@@ -55,12 +55,14 @@ static int send(struct nf_meta_pack *m)
 	struct nf_vault *v = t->w->m.v;
 	struct iovec iov = { m->bytes.p, m->bytes.len };
 	/* Its name stands in references already. */
-	struct nf_pack_put put = { .store = v->store, .cache = v->cache, .iov = &iov, .nr_iov = 1, .stop = t->w->m.stop,
+	struct nf_pack_put put = { .store = v->store, .cache = v->cache, .iov = &iov, .nr_iov = 1, .stop = t->w->m.pace.stop,
 				   .given_id = true, .id = m->id };
 
 	if (!m->bytes.len)
 		return 0;
+	uint64_t began_ns = nf_clock_ns();
 	int r = nf_pack_put(&put);
+	nf_gc_rest(&t->w->m.pace, began_ns);
 	if (r == 0)
 		r = nf_named_add(v, &m->id);
 	m->bytes.len = 0;
@@ -182,9 +184,10 @@ static int write_node(struct writing *t, const struct nf_ref *ref, struct nf_gc_
 	*out = g;
 	if (!g || !g->touched || g->written)
 		return 0;
-	if (t->w->m.stop && atomic_load(t->w->m.stop))
-		return nf_fail(-NF_E_CANCELLED);
-	int r = nf_source_get(t->w->m.src, ref, NULL, NULL, &node);
+	int r = nf_gc_goes_on(&t->w->m.pace);
+	if (r < 0)
+		return r;
+	r = nf_source_get(t->w->m.src, ref, NULL, NULL, &node);
 	if (r == 0)
 		r = ref->level ? inner_entries(t, node, &e, &changed) : leaf_entries(t, node, &e, &changed);
 	if (r == 0 && changed)

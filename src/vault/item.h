@@ -206,7 +206,8 @@ int nf_snapshot_edit(const void *value, size_t len, const struct nf_pack_id *sel
 struct nf_key nf_condemned_key(const struct nf_pack_id *pack);
 void nf_condemned_pack(const struct nf_key *key, struct nf_pack_id *out);
 int nf_condemned_decode(const void *p, size_t len, int64_t *date_s);
-enum nf_tree_counter { NF_COUNTER_INODES = 1, NF_COUNTER_BYTES = 2 };
+/* COLLECTED: when a collector last did something, by the server's clock. */
+enum nf_tree_counter { NF_COUNTER_INODES = 1, NF_COUNTER_BYTES = 2, NF_COUNTER_COLLECTED = 3 };
 void nf_counter_encode(struct nf_buf *b, int64_t v);
 int nf_counter_decode(const void *p, size_t len, int64_t *out);
 

@@ -127,7 +127,7 @@ int nf_base_now(struct nf_vault *v, const struct nf_ref *tree, struct nf_ref *ba
 	const struct nf_key from = { .type = NF_ITEM_ROOT }, to = { .type = NF_ITEM_ROOT + 1 };
 	struct seeking s = { .was = base };
 
-	int r = nf_gc_range(v, tree, &from, &to, seek_root, &s);
+	int r = nf_gc_range(&v->src, tree, &from, &to, seek_root, &s);
 	if (r < 0)
 		return r;
 	if (r != NF_TREE_STOP || nf_ref_equal(&s.now, base))

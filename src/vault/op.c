@@ -471,6 +471,12 @@ static bool get_collect(struct nf_rd *rd, struct nf_op *op)
 	if (op->flags > NF_OPF_FORGET || op->nr_keys > nf_rd_left(rd) / COLLECT_KEY_BYTES)
 		return false;
 	op->keys = nf_rd_bytes(rd, (size_t)op->nr_keys * COLLECT_KEY_BYTES);
+	if (!op->keys)
+		return op->nr_keys == 0 && op->item == NF_ITEM_CONDEMNED;
+	if (op->item == NF_ITEM_COUNTER) {
+		struct nf_key key = op->nr_keys == 1 ? nf_op_key(op, 0) : (struct nf_key){ 0 };
+		return !op->flags && key.a == NF_COUNTER_COLLECTED && key.b == 0;
+	}
 	/* Whatever else may go: nobody adds roots or deltas this way. */
 	return op->item == NF_ITEM_CONDEMNED ||
 	       (op->flags & NF_OPF_FORGET && (op->item == NF_ITEM_ROOT || op->item == NF_ITEM_DELTA));

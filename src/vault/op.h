@@ -112,7 +112,7 @@ struct nf_op {
 	/* SNAPSHOT */
 	struct nf_snapshot_entry snapshot;
 
-	/* COLLECT: ROOT, DELTA or CONDEMNED items go (FORGET), or CONDEMNED ones come. */
+	/* COLLECT: ROOT, DELTA or CONDEMNED items go (FORGET), or CONDEMNED ones come, or the COUNTER of collections. */
 	uint8_t item;          /* enum nf_item_type */
 	int64_t date_s;        /* the server's */
 	const uint8_t *keys;   /* nr_keys times the key's a and b, big-endian */

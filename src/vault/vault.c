@@ -282,6 +282,9 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	v->manual = o->manual;
 	v->stream_bytes = o->ahead_bytes ? o->ahead_bytes : STREAM_BYTES;
 	v->no_threads = o->no_threads;
+	nf_gc_defaults(&v->gc);
+	if (o->gc)
+		v->gc = *o->gc;
 	v->block_shift = o->block_shift ? o->block_shift : NF_DEFAULT_BLOCK_SHIFT;
 	v->write_back_ms = o->write_back_ms ? o->write_back_ms : 5000;
 	v->poll_ms = o->poll_ms ? o->poll_ms : 5000;
@@ -404,6 +407,8 @@ int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
 		r = nf_commit_start(v);
 	if (r == 0 && v->keeper && !v->no_threads)
 		r = nf_keeper_start(v->keeper);
+	if (r == 0 && v->committer_runs && o->gc_every_ms && !v->read_only && !v->manual && !v->store->read_only)
+		r = nf_idle_gc_start(v, &v->gc, o->gc_every_ms);
 	if (r == 0 && v->link && v->committer_runs) {
 		nf_link_listen(v->link, nf_commit_link, v);
 		struct nf_link_status now;
@@ -463,6 +468,7 @@ void nf_vault_close(struct nf_vault *v)
 		return;
 	if (v->link)
 		nf_link_listen(v->link, NULL, NULL);
+	nf_idle_gc_stop(v);
 	nf_keeper_stop(v->keeper);
 	nf_commit_stop(v);
 	nf_uploads_free(v->uploads); /* what is under way reads the journal */
@@ -478,6 +484,7 @@ void nf_vault_close(struct nf_vault *v)
 			settle(v);
 		drop_files(v);
 	}
+	nf_idle_gc_free(v);
 	nf_keeper_free(v->keeper);
 	nf_netfs_free(v->lib);
 	nf_look_free(v->look);
@@ -663,6 +670,7 @@ void nf_vault_status(struct nf_vault *v, struct nf_vault_status *out)
 	s.poll_ms = v->poll_ms;
 	s.reintegrating = v->reintegrating;
 	nf_keeper_status(v, &s);
+	nf_idle_gc_status(v, &s);
 	nf_lock_drop(&v->ns);
 	if (v->link)
 		link_status(v, &s);

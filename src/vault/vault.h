@@ -15,6 +15,7 @@
 #include "foliofs/store.h"
 
 struct nf_vault;
+struct nf_gc_options;
 struct nf_header;
 struct nf_file_ops;
 
@@ -40,6 +41,8 @@ struct nf_vault_options {
 	bool no_threads;              /* commands and tests: no committer; drive it by nf_vault_sync() */
 	const char *snapshot;         /* with read_only: show this one, NAME or NAME@ID; -NF_E_SNAPSHOT_* */
 	const char *expect;           /* fingerprint the first head must have; NULL */
+	const struct nf_gc_options *gc; /* what `foliofs gc` keeps, unless told otherwise; NULL: nf_gc_defaults() */
+	uint64_t gc_every_ms;         /* how often it runs by itself when nothing else does; 0: never.  Never if `manual` */
 	/* Called (it may block) before the first exchange with the store and again until it returns 0; NULL. */
 	int (*meet)(void *ctx, struct nf_store *store);
 	void *meet_ctx;
@@ -131,14 +134,17 @@ int nf_vault_cache_verify(struct nf_vault *v, _Atomic bool *stop, void (*report)
 
 struct nf_gc_options {
 	bool dry_run;            /* look and count only; a read-only vault can do that too */
-	bool idle;               /* not worth a commit: nothing is done */
+	bool idle;               /* nobody asked for it: nothing is done that is not worth a commit; it gives way */
+	uint64_t every_s;        /* with idle: not if anybody's run was less than this ago */
+	uint64_t max_ms;         /* 0: no limit.  -NF_E_GC_TOO_MUCH */
+	uint64_t worth_bytes;    /* with idle: a commit is worth it for so many */
 	uint64_t grace_s;        /* by the server's clock, between condemning and deleting */
 	uint64_t keep_heads;     /* commits, the newest included */
 	uint64_t keep_days;
 	uint64_t lease_days;     /* since a writer's last commit: what it may stand on is kept */
 	unsigned repack_percent; /* packs of which less than this is named are copied together; 0: none */
 	uint64_t move_bytes;     /* of such packs that one round empties, at most; one is always taken */
-	uint64_t max_nodes;      /* tree nodes that may be fetched; 0: any number. -NF_E_GC_TOO_MUCH */
+	uint64_t max_nodes;      /* tree nodes that may be fetched from the store; 0: any number. -NF_E_GC_TOO_MUCH */
 };
 struct nf_gc_result {
 	uint64_t packs, bytes;                 /* on the store */
@@ -153,8 +159,12 @@ struct nf_gc_result {
 	uint64_t moved_packs, moved_bytes;     /* what was copied for that (dry run: bytes that would be) */
 	uint64_t moved_trees;                  /* of kept commits and snapshots, written anew for that */
 	uint64_t damaged_roots;                /* kept, and something of them cannot be read */
+	uint64_t nodes, fetched_nodes;         /* tree nodes read; of these, not from the cache */
+	uint64_t not_due_s;                    /* idle: nothing was done, for so long nothing need be */
 };
 void nf_gc_defaults(struct nf_gc_options *o);
+/* What is kept here, as the vault was opened. */
+void nf_vault_gc_options(struct nf_vault *v, struct nf_gc_options *out);
 /* One run.  Blocks, perhaps for long.  STOP may be NULL. */
 int nf_vault_gc(struct nf_vault *v, const struct nf_gc_options *o, _Atomic bool *stop, struct nf_gc_result *out);
 
@@ -189,6 +199,12 @@ struct nf_vault_status {
 	bool manual;             /* sends on command only */
 	bool pins_current;       /* those sums are about the newest state; a moment later they are again */
 	int pin_error;           /* why something pinned is missing; 0: it is on its way */
+	uint64_t gc_every_ms;    /* the collector runs by itself; 0: it does not */
+	bool gc_running;
+	uint64_t gc_runs, gc_last_ms; /* since the mount; since the last of them */
+	uint64_t gc_deleted_bytes;   /* by all of them */
+	uint64_t gc_condemned_bytes; /* waiting for the grace, after the last */
+	int gc_error;            /* why the last one did nothing */
 };
 void nf_vault_status(struct nf_vault *v, struct nf_vault_status *out);
 int nf_vault_regions_text(struct nf_vault *v, char **out);

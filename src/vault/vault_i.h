@@ -257,6 +257,9 @@ struct nf_vault {
 	pthread_t committer;
 	bool committer_runs;
 	struct nf_keeper *keeper;   /* I  NULL: no cache, or a snapshot */
+	struct nf_gc_options gc;    /* I  what is kept, unless a run is told otherwise */
+	struct nf_idle_gc *idle_gc; /* I  NULL: it does not run by itself */
+	bool collecting;            /* n  somebody is */
 };
 
 /* --- epoch.c ----------------------------------------------------------------------- */
@@ -393,6 +396,12 @@ void nf_keeper_status(struct nf_vault *v, struct nf_vault_status *out) NF_REQUIR
 /* The value of user.foliofs.pin on INO. 0, NF_TREE_NONE, NF_TREE_WANT. */
 #define NF_XATTR_PIN "user.foliofs.pin"
 int nf_pin_xattr(struct nf_vault *v, uint64_t ino, struct nf_want *w, struct nf_buf *b) NF_REQUIRES(v->ns);
+
+/* --- gc_idle.c: the collector of a mount that has nothing else to do ----------------------------- */
+int nf_idle_gc_start(struct nf_vault *v, const struct nf_gc_options *o, uint64_t every_ms);
+void nf_idle_gc_stop(struct nf_vault *v); /* the thread; not started allowed */
+void nf_idle_gc_free(struct nf_vault *v); /* likewise */
+void nf_idle_gc_status(const struct nf_vault *v, struct nf_vault_status *out) NF_REQUIRES(v->ns);
 
 /* --- snapshot.c --------------------------------------------------------------------------- */
 /* From now on V shows the snapshot NAME or NAME@ID.  Before anything of it is in use. */

@@ -229,7 +229,7 @@ static uint64_t reach_of(struct nf_vault *v)
 	uint64_t bytes = 0;
 
 	reach_root(&r, &v->base.root);
-	ck_assert_int_eq(nf_gc_range(v, &v->base.root, &from, &to, reach_kept, &r), 0);
+	ck_assert_int_eq(nf_gc_range(&v->src, &v->base.root, &from, &to, reach_kept, &r), 0);
 	qsort(r.o, r.nr, sizeof *r.o, by_id);
 	for (size_t i = 0; i < r.nr; i++)
 		if (i == 0 || by_id(&r.o[i - 1], &r.o[i]))
