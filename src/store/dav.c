@@ -74,9 +74,9 @@ void nf_dav_go(struct nf_dav_job *j, enum nf_dav_step step)
 /* Back from making collections to what was wanted. */
 void nf_dav_go_main(struct nf_dav_job *j) { nf_dav_go(j, j->kind == NF_DAV_KIND_OP ? NF_DAV_STEP_MAIN : NF_DAV_STEP_ASK); }
 
-static uint64_t backoff_ns(struct nf_dav_job *j)
+uint64_t nf_dav_backoff_ns(struct nf_dav_job *j, uint32_t try)
 {
-	uint64_t ms = (uint64_t)BACKOFF_MS << NF_MIN(j->tries, (uint32_t)10);
+	uint64_t ms = (uint64_t)BACKOFF_MS << NF_MIN(try, (uint32_t)10);
 
 	ms = NF_MIN(ms, (uint64_t)BACKOFF_MAX_MS);
 	return (ms / 2 + nf_prng_below(&j->d->jitter, ms)) * NF_NS_PER_MS;
@@ -85,7 +85,7 @@ static uint64_t backoff_ns(struct nf_dav_job *j)
 /* Tries a read again if that may help and there is time; else ends with ERROR. */
 void nf_dav_retry(struct nf_dav_job *j, int error)
 {
-	uint64_t delay_ns = backoff_ns(j);
+	uint64_t delay_ns = nf_dav_backoff_ns(j, j->tries);
 
 	if (j->http.retry_after_s >= 0)
 		delay_ns = NF_MAX(delay_ns, (uint64_t)j->http.retry_after_s * NF_NS_PER_S);

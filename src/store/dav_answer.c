@@ -11,6 +11,8 @@
 enum {
 	/* MKCOLs of one operation, up and down. */
 	MKCOLS_MAX = 64,
+	/* Of them, after an answer that another's MKCOL at the same moment may explain. */
+	MKCOL_AGAIN_MAX = 3,
 };
 
 /* -- making collections -- */
@@ -35,6 +37,13 @@ static void mkcol_down(struct nf_dav_job *j)
 	j->mk_len = (size_t)(slash + 1 - j->mk_path);
 }
 
+/* Two MKCOLs of one collection at a time: one of them is told 403 by Apache, 423 by
+ * rclone, although it is there a moment later. */
+static bool mkcol_collided(struct nf_dav_job *j, int error)
+{
+	return (j->http.status == 403 || error == -NF_E_STORE_BUSY) && j->mk_again < MKCOL_AGAIN_MAX;
+}
+
 static void answered_mkcol(struct nf_dav_job *j)
 {
 	long status = j->http.status;
@@ -52,6 +61,9 @@ static void answered_mkcol(struct nf_dav_job *j)
 		error = 0;
 	} else if (error == -NF_E_STORE_NOT_FOUND && mkcol_up(j)) {
 		error = 0;
+	} else if (mkcol_collided(j, error)) {
+		nf_curl_loop_again(&j->x, nf_dav_backoff_ns(j, j->mk_again++));
+		return;
 	}
 	if (!error && ++j->mk_count > MKCOLS_MAX)
 		error = -NF_E_STORE_PROTOCOL;

@@ -53,6 +53,7 @@ struct nf_dav_job {
 	char *mk_path;
 	size_t mk_floor, mk_len, mk_full;
 	unsigned mk_count;
+	uint32_t mk_again;
 	bool mk_done, mk_first;
 };
 
@@ -76,6 +77,8 @@ void nf_dav_end(struct nf_dav_job *j, int error);
 void nf_dav_go(struct nf_dav_job *j, enum nf_dav_step step);
 /* Back from making collections to what was wanted. */
 void nf_dav_go_main(struct nf_dav_job *j);
+/* Before attempt TRY (0: the second) of an exchange: longer each time, with jitter. */
+uint64_t nf_dav_backoff_ns(struct nf_dav_job *j, uint32_t try);
 /* Tries a read again if that may help and there is time; else ends with ERROR. */
 void nf_dav_retry(struct nf_dav_job *j, int error);
 /* For an answer that is an error in itself. */

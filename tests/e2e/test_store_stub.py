@@ -134,6 +134,19 @@ def test_missing_collections_are_made_once():
         assert s.count("PUT") == 3 and s.count("MKCOL") == 1
 
 
+def test_a_collection_made_by_another_at_the_same_moment_costs_no_second_put():
+    with Stub("taken") as s:
+        assert tool(s.url, "put", "a/b/c/d", 10)["error"] == ""
+        assert s.count("PUT") == 1
+
+
+def test_a_refused_collection_leaves_the_answer_to_the_put():
+    with Stub("status", verbs=("MKCOL",)) as s:
+        s.status = 403
+        assert tool(*FAST, s.url, "put", "a/b/c", 10)["error"] == ""
+        assert s.count("MKCOL") == 4 and s.count("PUT") == 1
+
+
 def test_a_collection_that_vanishes_is_made_again():
     with Stub("no-collection") as s:
         s.collections = Forgetful()

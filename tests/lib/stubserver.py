@@ -22,6 +22,7 @@ fault happens before the server is good again (None: always).  Faults:
   lost-reply      PUT and DELETE take effect, then the connection closes
   lost-request    the connection closes before anything is read
   no-collection   PUT: 409 until MKCOL of the parent
+  taken           MKCOL: 409 below what is not there, 403 and 423 where another is just making it
   digest          401 with a Digest challenge until an answer comes
   no-head-length  HEAD: no Content-Length
   gzip            GET: says Content-Encoding: gzip
@@ -235,6 +236,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "PUT" or self.path.rsplit("/", 1)[0] + "/" in self.stub.collections:
             return False
         self.answer(409)
+        return True
+
+    def fault_taken(self, _):
+        above = self.path.rstrip("/").rsplit("/", 1)[0] + "/"
+        if self.command != "MKCOL":
+            return self.fault_no_collection(_)
+        with self.stub.lock:
+            missing = above != "/" and above not in self.stub.collections
+            if missing or self.path in self.stub.collections:
+                self.answer(409 if missing else 405)
+                return True
+            self.stub.collections.add(self.path)
+            self.answer(403 if len(self.stub.collections) % 2 else 423)
         return True
 
     def fault_digest(self, _):
