@@ -378,4 +378,5 @@ void nf_reads_stale_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end)
 	nf_list_for_each(rq, &p->rreqs, struct nf_rreq, link)
 		if (rq->start < end && start < rq->end)
 			rq->stale = true;
+	nf_own_stale_locked(p, start, end);
 }

@@ -147,6 +147,7 @@ int nf_netfs_new(const struct nf_netfs_options *o, struct nf_netfs **out)
 	nf_list_init(&lib->all);
 	nf_list_init(&lib->dirty);
 	nf_list_init(&lib->starving);
+	nf_list_init(&lib->in_line);
 	nf_timer_init(&lib->tick, tick);
 	nf_timer_init(&lib->starved, starved);
 	nf_work_init(&lib->memory_work, memory_work);

@@ -3,12 +3,14 @@
  *   all bytes in memory or known zeros -> the folios are pinned and handed out (a hit)
  *   else -> requests for what is missing; the reader waits and looks again when one ends
  *
- * Waiting readers hold no pins, so they cannot keep memory from one another. */
+ * Waiting readers hold no pins, so they cannot keep memory from one another; what they may do is take it from one another
+ * again and again: read_own.c. */
 #include "netfs/types.h"
 
 #include "base/assert.h"
 #include "base/counter.h"
 #include "base/error.h"
+#include "base/mem.h"
 
 enum {
 	ZEROS_BYTES = 256 << 10,
@@ -43,6 +45,8 @@ struct hit {
 	struct iovec *iov;
 	int nr;
 	int max;
+	const struct nf_io *io; /* whose own buffer counts; NULL: nobody's */
+	bool last_own;          /* the last iovec is in that buffer */
 };
 
 static bool add_memory(struct hit *h, struct nf_folio *f, uint64_t start, uint64_t end)
@@ -50,7 +54,7 @@ static bool add_memory(struct hit *h, struct nf_folio *f, uint64_t start, uint64
 	uint8_t *mem = f->mem + (start - f->pos_bytes);
 	struct iovec *last = h->nr ? &h->iov[h->nr - 1] : NULL;
 
-	if (last && (uint8_t *)last->iov_base + last->iov_len == mem) {
+	if (last && !h->last_own && (uint8_t *)last->iov_base + last->iov_len == mem) {
 		/* Its last byte is in F already, unless F begins here. */
 		if (mem == f->mem)
 			nf_folio_pin_reader(f);
@@ -61,6 +65,7 @@ static bool add_memory(struct hit *h, struct nf_folio *f, uint64_t start, uint64
 		return false;
 	nf_folio_pin_reader(f);
 	h->iov[h->nr++] = (struct iovec){ .iov_base = mem, .iov_len = (size_t)(end - start) };
+	h->last_own = false;
 	return true;
 }
 
@@ -71,12 +76,26 @@ static bool add_zeros(struct hit *h, uint64_t len)
 		if (h->nr == h->max)
 			return false;
 		h->iov[h->nr++] = (struct iovec){ .iov_base = (void *)(uintptr_t)zeros, .iov_len = n };
+		h->last_own = false;
 		len -= n;
 	}
 	return true;
 }
 
 enum hit_result { HIT, MISS, TOO_MANY };
+
+static enum hit_result add_own_locked(struct hit *h, uint64_t start, uint64_t end)
+{
+	if (!h->io || nf_own_has_locked(h->io, start, end) < end)
+		return MISS;
+	if (h->nr == h->max)
+		return TOO_MANY;
+	const struct nf_io_priv *own = h->io->priv;
+	h->iov[h->nr++] = (struct iovec){ .iov_base = own->own + (start - own->own_start),
+					  .iov_len = (size_t)(end - start) };
+	h->last_own = true;
+	return HIT;
+}
 
 static enum hit_result build_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end,
 				    struct hit *h)
@@ -88,7 +107,7 @@ static enum hit_result build_locked(struct nf_ictx_priv *p, uint64_t start, uint
 	nf_spans_start(&it, p, start, end);
 	while (r == HIT && nf_spans_next(&it, &sp)) {
 		if (sp.kind == NF_SPAN_STORED)
-			r = MISS;
+			r = add_own_locked(h, sp.start, sp.end);
 		else if (!(sp.kind == NF_SPAN_ZERO ? add_zeros(h, sp.end - sp.start)
 						   : add_memory(h, sp.f, sp.start, sp.end)))
 			r = TOO_MANY;
@@ -102,36 +121,25 @@ static enum hit_result build_locked(struct nf_ictx_priv *p, uint64_t start, uint
 }
 
 /* More pieces than a reply can have: they are copied together when the lock is dropped. */
-struct nf_io_priv {
-	uint8_t *joined;
-	struct iovec *pieces;
-	int nr_pieces;
-};
-
 static int build_many_locked(struct nf_ictx_priv *p, struct nf_io *io, uint64_t end)
 {
-	nf_auto_free struct nf_io_priv *priv = calloc(1, sizeof *priv);
-
-	if (!priv)
+	if (!io->priv)
+		io->priv = calloc(1, sizeof *io->priv);
+	if (!io->priv)
 		return nf_fail(-ENOMEM);
-	priv->joined = malloc((size_t)(end - io->pos_bytes));
-	priv->pieces = calloc(PIECES_MAX, sizeof *priv->pieces);
-	if (!priv->joined || !priv->pieces) {
-		free(priv->joined);
-		free(priv->pieces);
+	nf_auto_free uint8_t *joined = malloc((size_t)(end - io->pos_bytes));
+	nf_auto_free struct iovec *pieces = calloc(PIECES_MAX, sizeof *pieces);
+	if (!joined || !pieces)
 		return nf_fail(-ENOMEM);
-	}
-	struct hit h = { .iov = priv->pieces, .max = PIECES_MAX };
+	struct hit h = { .iov = pieces, .max = PIECES_MAX, .io = io->priv->own ? io : NULL };
 	enum hit_result r = build_locked(p, io->pos_bytes, end, &h);
-	if (r != HIT) {
-		free(priv->joined);
-		free(priv->pieces);
-		if (r == MISS)
-			return -EAGAIN; /* the first look stopped before it came so far */
+	if (r == MISS)
+		return -EAGAIN; /* the first look stopped before it came so far */
+	if (r != HIT)
 		return nf_fail(-EIO); /* smaller pieces than a quarter page each: refused */
-	}
-	priv->nr_pieces = h.nr;
-	io->priv = nf_steal(&priv);
+	io->priv->joined = nf_steal(&joined);
+	io->priv->pieces = nf_steal(&pieces);
+	io->priv->nr_pieces = h.nr;
 	return 0;
 }
 
@@ -146,8 +154,6 @@ static void join_pieces(struct nf_io *io)
 		at += priv->pieces[i].iov_len;
 	}
 	unpin_iov(io->ic->priv, priv->pieces, priv->nr_pieces, true);
-	free(priv->pieces);
-	priv->pieces = NULL;
 	io->out_iov[0] = (struct iovec){ .iov_base = priv->joined, .iov_len = at };
 	io->nr_out_iov = 1;
 }
@@ -164,7 +170,8 @@ static uint64_t read_end(struct nf_ictx_priv *p, const struct nf_io *io)
 /* True if IO is answered, with its error set; false on a miss. */
 static bool try_hit_locked(struct nf_ictx_priv *p, struct nf_io *io)
 {
-	struct hit h = { .iov = io->out_iov, .max = NF_IO_IOV_MAX };
+	struct hit h = { .iov = io->out_iov, .max = NF_IO_IOV_MAX,
+			 .io = io->priv && io->priv->own ? io : NULL };
 	uint64_t end = read_end(p, io);
 	enum hit_result r = build_locked(p, io->pos_bytes, end, &h);
 
@@ -180,7 +187,9 @@ static bool try_hit_locked(struct nf_ictx_priv *p, struct nf_io *io)
 
 static void finish(struct nf_io *io)
 {
-	if (io->priv)
+	if (io->error)
+		nf_io_priv_free(io);
+	else if (io->priv && io->priv->pieces)
 		join_pieces(io);
 	io->done(io);
 }
@@ -189,13 +198,9 @@ void nf_read_end(struct nf_io *io)
 {
 	struct nf_ictx_priv *p = io->ic->priv;
 
-	if (io->error == 0 && io->priv) {
-		free(io->priv->joined);
-		free(io->priv);
-		io->priv = NULL;
-	} else if (io->error == 0) {
+	if (io->error == 0)
 		unpin_iov(p, io->out_iov, io->nr_out_iov, true);
-	}
+	nf_io_priv_free(io);
 	io->nr_out_iov = 0;
 	if (io->flags & NF_IO_DIRECT) {
 		nf_ic_lock(p);
@@ -244,31 +249,54 @@ static void read_ahead_locked(struct nf_ictx_priv *p, struct nf_todo *todo, uint
 	st->window = st->window ? st->window * (wait ? 8 : 2) : AHEAD_FIRST_BYTES;
 	st->window = NF_MIN(st->window, most);
 	uint64_t size = nf_size(p), to = NF_MIN(end + st->window, size);
-	if (to > st->ahead_to && nf_read_missing_locked(p, todo, st->ahead_to, to, true) == 0)
+	if (to > st->ahead_to && nf_read_missing_locked(p, todo, st->ahead_to, to, true) >= 0)
 		st->ahead_to = to;
 }
 
 /* --- readers ------------------------------------------------------------------------------------ */
 
-static void want_missing_locked(struct nf_ictx_priv *p, struct nf_todo *todo, struct nf_io *io)
+static void want_missing_locked(struct nf_ictx_priv *p, struct nf_todo *todo, struct nf_reader *rd)
 {
+	struct nf_io *io = rd->io;
+
+	if (nf_own_is_in_line_locked(rd)) {
+		if (nf_own_turn_locked(rd))
+			nf_own_read_locked(rd, todo);
+		return;
+	}
 	int r = nf_read_missing_locked(p, todo, nf_block_down(p, io->pos_bytes), read_end(p, io),
 				       false);
+	if (r)
+		rd->asked++;
 	if (r == -ENOMEM)
 		nf_starve(p);
+}
+
+/* True if R is answered. */
+static bool look_locked(struct nf_ictx_priv *p, struct nf_todo *todo, struct nf_reader *r)
+{
+	struct nf_io *io = r->io;
+
+	if (io->priv && io->priv->nr_own_reads)
+		return false; /* its buffer is being filled */
+	if (!r->error) {
+		if (try_hit_locked(p, io))
+			return true;
+		want_missing_locked(p, todo, r);
+	}
+	if (!r->error || (io->priv && io->priv->nr_own_reads))
+		return false;
+	io->error = r->error;
+	io->done_bytes = 0;
+	return true;
 }
 
 void nf_readers_locked(struct nf_ictx_priv *p, struct nf_todo *todo)
 {
 	nf_list_for_each_safe(r, &p->readers, struct nf_reader, link) {
-		struct nf_io *io = r->io;
-		if (r->error) {
-			io->error = r->error;
-			io->done_bytes = 0;
-		} else if (!try_hit_locked(p, io)) {
-			want_missing_locked(p, todo, io);
+		if (!look_locked(p, todo, r))
 			continue;
-		}
+		nf_own_leave_locked(r);
 		nf_list_del(&r->link);
 		nf_list_add_tail(&todo->readers, &r->link);
 	}
@@ -318,10 +346,11 @@ static void miss(struct nf_ictx_priv *p, struct nf_io *io)
 
 	if (!r) {
 		io->error = nf_fail(-ENOMEM);
-		io->done(io);
+		finish(io);
 		return;
 	}
 	nf_list_init(&r->link);
+	nf_list_init(&r->in_line);
 	r->io = io;
 	nf_ic_get(p); /* put in nf_reader_done() */
 	nf_ic_lock(p);
@@ -330,7 +359,7 @@ static void miss(struct nf_ictx_priv *p, struct nf_io *io)
 	if (!write_back_first_locked(p, r)) {
 		uint64_t end = read_end(p, io);
 		nf_list_add_tail(&p->readers, &r->link);
-		want_missing_locked(p, &todo, io);
+		want_missing_locked(p, &todo, r);
 		if (!(io->flags & (NF_IO_DIRECT | NF_IO_NOWAIT_AHEAD)))
 			read_ahead_locked(p, &todo, io->pos_bytes, end, true);
 	}

@@ -94,7 +94,7 @@ static bool may_apply_locked(struct nf_rreq *rq)
 void nf_rreqs_apply_locked(struct nf_ictx_priv *p, struct nf_todo *todo)
 {
 	nf_list_for_each(rq, &p->rreqs, struct nf_rreq, link) {
-		if (rq->phase != NF_RREQ_APPLY_WAIT || rq->fill)
+		if (rq->phase != NF_RREQ_APPLY_WAIT || nf_rreq_is_private(rq))
 			continue;
 		if (rq->stale) {
 			rq->stale = false;
@@ -147,7 +147,7 @@ static int open_all(struct nf_rreq *rq)
 		int r = open_block(rq, &rq->blocks[i], out);
 		if (r < 0)
 			return r;
-		if (!rq->fill)
+		if (!nf_rreq_is_private(rq))
 			nf_plan_run(&rq->plan, from, rq->plan_end[i]);
 		from = rq->plan_end[i];
 	}
@@ -175,6 +175,8 @@ void nf_rreq_end(struct nf_rreq *rq)
 	nf_list_del(&rq->link);
 	if (rq->fill)
 		nf_wreq_filled_locked(rq->fill, rq);
+	else if (rq->own)
+		nf_own_came_locked(rq);
 	else if (rq->error)
 		nf_readers_fail_locked(p, rq->start, rq->end, rq->error);
 	for (unsigned i = 0; i < rq->nr_folios; i++)
@@ -186,7 +188,7 @@ void nf_rreq_end(struct nf_rreq *rq)
 	nf_ic_put(p);
 }
 
-/* No lock held; RQ is in APPLYING, or fills a write request. */
+/* No lock held; RQ is in APPLYING, or is private. */
 void nf_rreq_apply(struct nf_rreq *rq)
 {
 	struct nf_ictx_priv *p = rq->p;
@@ -194,7 +196,7 @@ void nf_rreq_apply(struct nf_rreq *rq)
 	rq->error = open_all(rq);
 	if (rq->error == -EAGAIN && nf_rreq_read_again(rq))
 		return;
-	if (!rq->fill) {
+	if (!nf_rreq_is_private(rq)) {
 		nf_ic_lock(p);
 		bool again = rq->stale;
 		rq->phase = again ? NF_RREQ_APPLY_WAIT : NF_RREQ_ISSUED;

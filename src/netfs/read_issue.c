@@ -17,7 +17,7 @@
 bool nf_being_read_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end)
 {
 	nf_list_for_each(rq, &p->rreqs, struct nf_rreq, link)
-		if (!rq->fill && rq->start < end && start < rq->end)
+		if (!nf_rreq_is_private(rq) && rq->start < end && start < rq->end)
 			return true;
 	return false;
 }
@@ -87,7 +87,7 @@ static void rreq_add_locked(struct nf_rreq *rq, struct nf_todo *todo)
 	if (rq->ahead)
 		nf_count(NF_C_READ_AHEAD_BYTES, rq->end - rq->start);
 	nf_trace(REQ, "R=%08x new read%s%s %" PRIx64 "-%" PRIx64, rq->id, rq->ahead ? " ahead" : "",
-		 rq->fill ? " fill" : "", rq->start, rq->end);
+		 rq->fill ? " fill" : rq->own ? " own" : "", rq->start, rq->end);
 	nf_list_add_tail(&todo->issue, &rq->todo);
 }
 
@@ -165,6 +165,7 @@ int nf_read_missing_locked(struct nf_ictx_priv *p, struct nf_todo *todo, uint64_
 {
 	uint64_t bb = p->ic->block_bytes;
 	uint64_t at = next_missing_locked(p, start, end);
+	int nr = 0;
 
 	while (at < end) {
 		uint64_t run_end = at + bb;
@@ -177,10 +178,11 @@ int nf_read_missing_locked(struct nf_ictx_priv *p, struct nf_todo *todo, uint64_
 			if (r < 0)
 				return r;
 			at += done * bb;
+			nr++;
 		}
 		at = next_missing_locked(p, at, NF_MAX(end, at));
 	}
-	return 0;
+	return nr;
 }
 
 struct nf_rreq *nf_rreq_new_fill_locked(struct nf_wreq *wq, unsigned first, unsigned nr,
@@ -195,6 +197,23 @@ struct nf_rreq *nf_rreq_new_fill_locked(struct nf_wreq *wq, unsigned first, unsi
 		rq->in_place[i] = wq->blocks[first + i].plain;
 	rreq_add_locked(rq, todo);
 	nf_count(NF_C_READ_FILL, nr);
+	return rq;
+}
+
+struct nf_rreq *nf_rreq_new_own_locked(struct nf_reader *r, uint64_t first, unsigned nr, struct nf_todo *todo)
+{
+	struct nf_ictx_priv *p = r->io->ic->priv;
+	const struct nf_io_priv *own = r->io->priv;
+	uint64_t bb = p->ic->block_bytes;
+	struct nf_rreq *rq = rreq_new(p, first, nr);
+
+	if (!rq)
+		return NULL;
+	rq->own = r;
+	for (unsigned i = 0; i < nr; i++)
+		rq->in_place[i] = own->own + ((first + i) * bb - own->own_start);
+	rreq_add_locked(rq, todo);
+	nf_count(NF_C_READ_OWN, nr);
 	return rq;
 }
 
@@ -266,7 +285,7 @@ bool nf_rreq_read_again(struct nf_rreq *rq)
 	return true;
 }
 
-static void fill_work(struct nf_work *w) { nf_rreq_apply(nf_container_of(w, struct nf_rreq, work)); }
+static void private_work(struct nf_work *w) { nf_rreq_apply(nf_container_of(w, struct nf_rreq, work)); }
 
 void nf_rreq_terminated(struct nf_rreq *rq, int error)
 {
@@ -275,8 +294,8 @@ void nf_rreq_terminated(struct nf_rreq *rq, int error)
 	if (error < 0 && try_later(rq, error))
 		return;
 	nf_trace(REQ, "R=%08x terminated err=%d", rq->id, error);
-	if (rq->fill && error == 0) {
-		nf_work_init(&rq->work, fill_work);
+	if (nf_rreq_is_private(rq) && error == 0) {
+		nf_work_init(&rq->work, private_work);
 		nf_pool_add(p->lib->pool, &rq->work);
 		return;
 	}

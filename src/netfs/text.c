@@ -16,7 +16,7 @@ static const char *const rreq_phases[] = {
 static void rreq_to_text(struct nf_text *t, const struct nf_rreq *rq)
 {
 	nf_textf(t, "%08x %s %-6s %5u %-16" PRIx64 " @%" PRIx64 "-%" PRIx64 "\n", rq->id,
-		 rq->fill ? "RW" : rq->ahead ? "RA" : "RP", rreq_phases[rq->phase],
+		 rq->fill ? "RW" : rq->own ? "RO" : rq->ahead ? "RA" : "RP", rreq_phases[rq->phase],
 		 rq->sub.sq.attempt, rq->p->ic->ino, rq->start, rq->end);
 }
 

@@ -47,6 +47,7 @@ struct nf_netfs {
 	struct nf_list all;         /* w  nf_ictx_priv.all_link */
 	struct nf_list dirty;       /* w  nf_ictx_priv.dirty_link */
 	struct nf_list starving;    /* w  nf_ictx_priv.starving_link: wait for memory */
+	struct nf_list in_line;     /* w  nf_reader.in_line: memory does not hold them; the first has its turn */
 	unsigned nr_dirty;          /* w */
 	bool ticking;               /* w  the timer is armed */
 	unsigned idle_ticks;        /* the tick's alone */
@@ -187,12 +188,23 @@ struct nf_writer {
 
 struct nf_reader {
 	struct nf_list link;
+	struct nf_list in_line;    /* w */
 	struct nf_io *io;
-	uint64_t end;
 	int error;
-	bool poked;                /* i  something came that may help */
-	bool wrote_back;           /* i  DIRECT: dirty data was stored first */
-	struct nf_waiter waiter;
+	unsigned asked;            /* i  times something was missing that was not being read */
+	struct nf_waiter waiter;   /* DIRECT: dirty data is stored first */
+};
+
+/* What a read needs beyond its iovecs; the library's lock does not matter once it is done. */
+struct nf_io_priv {
+	uint8_t *joined;           /* more pieces than a reply can have, copied together */
+	struct iovec *pieces;      /* before that: pinned */
+	int nr_pieces;
+	uint8_t *own;              /* I  blocks read past memory, see read_own.c; NULL: none */
+	uint64_t own_start;        /* I  in bytes of the file */
+	bool *own_has;             /* i  per block: it is there, as it is stored now */
+	unsigned nr_own;           /* I  blocks */
+	unsigned nr_own_reads;     /* i  requests under way that fill it */
 };
 
 enum nf_rreq_phase { NF_RREQ_ISSUED, NF_RREQ_APPLY_WAIT, NF_RREQ_APPLYING };
@@ -228,6 +240,7 @@ struct nf_rreq {
 	unsigned more_blocks;      /* being read by the requests made behind it */
 	bool inited;               /* init_rreq succeeded */
 	struct nf_wreq *fill;      /* reads into this request's blocks instead of folios */
+	struct nf_reader *own;     /* reads into this reader's buffer instead of folios */
 	uint64_t start;            /* I  of its blocks, in bytes */
 	uint64_t end;              /* I */
 	struct nf_block *blocks;   /* the filesystem's while issued */
@@ -413,17 +426,21 @@ void nf_resize_locked(struct nf_writer *w);
 bool nf_writing_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end);
 static inline struct nf_writer *nf_writer_of(const struct nf_region *rg) { return rg->writer; }
 
-/* --- read.c, read_issue.c, read_apply.c ------------------------------------------------------ */
+/* --- read.c, read_issue.c, read_apply.c, read_own.c ------------------------------------------ */
 void nf_readers_locked(struct nf_ictx_priv *p, struct nf_todo *todo);
 void nf_reader_done(struct nf_reader *r);
 /* Makes read requests for blocks of [start, end) that have to be read and are not being read.
- * -ENOMEM: no memory for some of it now. */
+ * How many; -ENOMEM: no memory for some of it now. */
 int nf_read_missing_locked(struct nf_ictx_priv *p, struct nf_todo *todo, uint64_t start,
 			   uint64_t end, bool ahead);
 bool nf_being_read_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end);
 /* A request that reads blocks of WQ into its buffers. */
 struct nf_rreq *nf_rreq_new_fill_locked(struct nf_wreq *wq, unsigned first, unsigned nr,
 					struct nf_todo *todo);
+/* One that reads NR blocks from FIRST into R's buffer. */
+struct nf_rreq *nf_rreq_new_own_locked(struct nf_reader *r, uint64_t first, unsigned nr, struct nf_todo *todo);
+/* What comes does not go to folios. */
+static inline bool nf_rreq_is_private(const struct nf_rreq *rq) { return rq->fill || rq->own; }
 void nf_rreq_issue(struct nf_rreq *rq);
 void nf_rreq_apply(struct nf_rreq *rq);
 bool nf_rreq_read_again(struct nf_rreq *rq);
@@ -435,6 +452,19 @@ void nf_rreqs_apply_locked(struct nf_ictx_priv *p, struct nf_todo *todo);
 bool nf_applying_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end);
 void nf_rreq_terminated(struct nf_rreq *rq, int error);
 void nf_rreq_free(struct nf_rreq *rq);
+/* Whether R found memory too short so often that it asks no more until its turn has come to read past it. */
+bool nf_own_is_in_line_locked(const struct nf_reader *r);
+bool nf_own_turn_locked(struct nf_reader *r);
+/* R is done, or fails: the next one's turn. */
+void nf_own_leave_locked(struct nf_reader *r);
+/* Asks for what R's buffer and memory do not have. */
+void nf_own_read_locked(struct nf_reader *r, struct nf_todo *todo);
+void nf_own_came_locked(struct nf_rreq *rq);
+/* The end of what IO's own buffer has from POS on; POS: nothing. */
+uint64_t nf_own_has_locked(const struct nf_io *io, uint64_t pos, uint64_t end);
+/* What was read of [start, end) is old. */
+void nf_own_stale_locked(struct nf_ictx_priv *p, uint64_t start, uint64_t end);
+void nf_io_priv_free(struct nf_io *io);
 
 /* --- writeback.c, gather.c, store.c ---------------------------------------------------------- */
 void nf_flush_locked(struct nf_ictx_priv *p, struct nf_todo *todo);

@@ -436,6 +436,9 @@ START_TEST(one_thread_sees_what_an_array_would_hold)
 		  .p_stream_error = 60, .copies = true },
 		{ .block_bytes = 16384, .memory_bytes = 2 << 20, .p_later = 300, .mode = TOY_MIRRORED,
 		  .copies = true },
+		/* Less than one read takes. */
+		{ .block_bytes = 4096, .memory_bytes = 128 << 10, .p_later = 300, .p_again = 20 },
+		{ .block_bytes = 16384, .memory_bytes = 256 << 10, .p_later = 300 },
 	};
 
 	run_kind(&kinds[_i], 2 * NF_ARRAY_LEN(kinds));
@@ -703,6 +706,7 @@ START_TEST(several_threads_see_their_own_bytes)
 		  .p_stream_error = 40, .copies = true },
 		{ .block_bytes = 4096, .memory_bytes = 1 << 20, .p_later = 300, .mode = TOY_STANDBY,
 		  .p_stream_error = 40 },
+		{ .block_bytes = 4096, .memory_bytes = 64 << 10, .p_later = 300 },
 	};
 	const char *s = getenv("FOLIOFS_MODEL_SEED");
 	unsigned left = ops() / 2 / NF_ARRAY_LEN(kinds) / (THREADS + 1);
@@ -727,8 +731,8 @@ static void suite_add(Suite *s)
 		(void)nf_trace_set(getenv("NF_TRACE"));
 	TCase *tc = nf_case(s, "model", 600);
 
-	tcase_add_loop_test(tc, one_thread_sees_what_an_array_would_hold, 0, 10);
-	tcase_add_loop_test(tc, several_threads_see_their_own_bytes, 0, 5);
+	tcase_add_loop_test(tc, one_thread_sees_what_an_array_would_hold, 0, 12);
+	tcase_add_loop_test(tc, several_threads_see_their_own_bytes, 0, 6);
 }
 
 NF_SUITE("netfs/model")
