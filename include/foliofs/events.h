@@ -47,6 +47,8 @@
 	X(JOURNAL_RECORDS, "journal", "records", "records", "journal records appended")            \
 	X(JOURNAL_BYTES, "journal", "bytes", "bytes", "bytes appended to the journal")             \
 	X(JOURNAL_SYNCS, "journal", "syncs", "calls", "fdatasync calls on the journal")            \
+	X(SPACE_WAITS, "journal", "space_waits", "calls", "calls that waited for room on the disk") \
+	X(SPACE_REFUSED, "journal", "space_refused", "calls", "calls refused for want of room on the disk") \
 	/* store */                                                                                \
 	X(STORE_GET, "store", "get", "requests", "GET requests")                                   \
 	X(STORE_PUT, "store", "put", "requests", "PUT requests")                                   \

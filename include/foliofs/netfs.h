@@ -356,6 +356,7 @@ struct nf_netfs_stats {
 	size_t memory_limit_bytes;
 	size_t memory_used_bytes;
 	size_t dirty_bytes;
+	size_t dirty_box_bytes; /* what storing it takes at most, before sealing: whole blocks */
 	unsigned dirty_inodes;
 	unsigned requests;
 };

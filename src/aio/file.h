@@ -32,6 +32,12 @@ struct nf_file_dirent {
 	bool is_dir;
 };
 
+struct nf_file_room {
+	uint64_t free_bytes; /* for who may use it */
+	uint64_t total_bytes;
+	uint64_t disk; /* which: paths on one have the same */
+};
+
 struct nf_file_ops {
 	const char *name;
 	void *ctx; /* the table's own */
@@ -67,8 +73,7 @@ struct nf_file_ops {
 	 * another one has it. */
 	int (*lock)(const struct nf_file_ops *o, const char *path, struct nf_file **out);
 	/* Room on the file system that PATH is on. */
-	int (*room)(const struct nf_file_ops *o, const char *path, uint64_t *free_bytes,
-		    uint64_t *total_bytes);
+	int (*room)(const struct nf_file_ops *o, const char *path, struct nf_file_room *out);
 };
 
 /* The real disk. */

@@ -495,16 +495,15 @@ static int crash_lock(const struct nf_file_ops *o, const char *path, struct nf_f
 	return crash_open(o, path, O_RDWR | O_CREAT, 0600, out);
 }
 
-static int crash_room(const struct nf_file_ops *o, const char *path, uint64_t *free_bytes,
-		      uint64_t *total_bytes)
+static int crash_room(const struct nf_file_ops *o, const char *path, struct nf_file_room *out)
 {
 	struct nf_crash *c = o->ctx;
 
 	(void)path;
 	nf_lock_take(&c->lock);
 	uint64_t used = nf_ct_used(&c->now);
-	*total_bytes = c->room_bytes;
-	*free_bytes = used < c->room_bytes ? c->room_bytes - used : 0;
+	*out = (struct nf_file_room){ .free_bytes = used < c->room_bytes ? c->room_bytes - used : 0,
+				      .total_bytes = c->room_bytes };
 	nf_lock_drop(&c->lock);
 	return 0;
 }

@@ -284,16 +284,15 @@ static int real_lock(const struct nf_file_ops *o, const char *path, struct nf_fi
 	return 0;
 }
 
-static int real_room(const struct nf_file_ops *o, const char *path, uint64_t *free_bytes,
-		     uint64_t *total_bytes)
+static int real_room(const struct nf_file_ops *o, const char *path, struct nf_file_room *out)
 {
 	struct statvfs sv;
 
 	(void)o;
 	if (statvfs(path, &sv) < 0)
 		return nf_fail(-errno);
-	*free_bytes = (uint64_t)sv.f_bavail * sv.f_frsize;
-	*total_bytes = (uint64_t)sv.f_blocks * sv.f_frsize;
+	*out = (struct nf_file_room){ .free_bytes = (uint64_t)sv.f_bavail * sv.f_frsize,
+				      .total_bytes = (uint64_t)sv.f_blocks * sv.f_frsize, .disk = sv.f_fsid };
 	return 0;
 }
 

@@ -99,6 +99,8 @@ int nf_cache_open(const struct nf_cache_options *o, struct nf_cache **out)
 	return 0;
 }
 
+void nf_cache_share(struct nf_cache *c, struct nf_room *r) { c->shared = r; }
+
 static size_t present_locked(const struct nf_pack *p, uint64_t offset, size_t len)
 {
 	uint64_t end = NF_MIN(p->length_bytes, offset + len);

@@ -49,6 +49,10 @@ struct nf_cache_options {
 
 /* Opens and scans DIR (made if missing).  The caller holds the directory's lock. */
 int nf_cache_open(const struct nf_cache_options *o, struct nf_cache **out);
+/* R is the account of the disk that the cache is on: what is going to be written by others is left free as if it were written.
+ * Before anything is inserted by a second thread; borrowed until close. */
+struct nf_room;
+void nf_cache_share(struct nf_cache *c, struct nf_room *r);
 /* Waits for I/O under way, saves the maps, closes.  NULL allowed. */
 void nf_cache_close(struct nf_cache *c);
 

@@ -112,15 +112,16 @@ void nf_cache_keep_end(struct nf_cache *c, bool take)
 
 uint64_t nf_cache_keep_room(struct nf_cache *c, const struct nf_cache_kept *k)
 {
-	uint64_t free_bytes, total, spare;
+	struct nf_file_room now;
+	uint64_t spare;
 
 	/* A disk that does not answer is treated as full. */
-	if (c->files->room(c->files, c->dir, &free_bytes, &total) < 0 || k->present_bytes >= c->limit_bytes)
+	if (c->files->room(c->files, c->dir, &now) < 0 || k->present_bytes >= c->limit_bytes)
 		return 0;
 	nf_lock_take(&c->lock);
 	spare = c->used_bytes - NF_MIN(c->used_bytes, k->present_bytes);
 	nf_lock_drop(&c->lock);
-	uint64_t of_disk = free_bytes > UINT64_MAX - spare ? UINT64_MAX : free_bytes + spare;
+	uint64_t of_disk = now.free_bytes > UINT64_MAX - spare ? UINT64_MAX : now.free_bytes + spare;
 	of_disk -= NF_MIN(of_disk, c->min_free_bytes);
 	uint64_t room = NF_MIN(c->limit_bytes - k->present_bytes, of_disk);
 	return NF_MIN(room, k->bytes - k->present_bytes);

@@ -144,8 +144,12 @@ void nf_cache_stats(struct nf_cache *c, struct nf_cache_stats *out)
 {
 	struct nf_cache_stats s = { .size_limit_bytes = c->limit_bytes, .min_free_bytes = c->min_free_bytes };
 
-	if (c->files->room(c->files, c->dir, &s.disk_free_bytes, &s.disk_bytes) < 0)
-		s.disk_free_bytes = s.disk_bytes = 0;
+	struct nf_file_room now;
+
+	if (c->files->room(c->files, c->dir, &now) == 0) {
+		s.disk_free_bytes = now.free_bytes;
+		s.disk_bytes = now.total_bytes;
+	}
 	nf_lock_take(&c->lock);
 	s.used_bytes = c->used_bytes;
 	s.nr_packs = c->nr_packs;

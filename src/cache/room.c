@@ -3,6 +3,7 @@
  * Threads: any caller; the lock is dropped for the disk.  A pack being removed is
  * `busy` until its files are gone and only then leaves table and charge: meanwhile
  * nobody can begin a new file under its name, and the limit holds. */
+#include "aio/room.h"
 #include "base/assert.h"
 #include "base/counter.h"
 #include "base/error.h"
@@ -160,14 +161,17 @@ int nf_cache_punch(struct nf_cache *c, struct nf_pack *p, uint64_t *freed_bytes)
 
 static bool disk_has(struct nf_cache *c, uint64_t more_bytes)
 {
-	uint64_t free_bytes, total;
+	struct nf_file_room now;
 
 	if (c->min_free_bytes == 0)
 		return true;
 	/* A disk that does not answer is treated as full. */
-	if (c->files->room(c->files, c->dir, &free_bytes, &total) < 0)
+	if (c->files->room(c->files, c->dir, &now) < 0)
 		return false;
-	return free_bytes >= more_bytes && free_bytes - more_bytes >= c->min_free_bytes;
+	/* Also what was accepted and is not written yet takes it. */
+	uint64_t claimed = c->shared ? nf_room_claimed(c->shared) : 0;
+	uint64_t rest = now.free_bytes - NF_MIN(now.free_bytes, claimed);
+	return rest >= more_bytes && rest - more_bytes >= c->min_free_bytes;
 }
 
 /* The lock held. */

@@ -63,6 +63,7 @@ struct nf_cache {
 	struct nf_aio *aio;		/* I */
 	uint64_t limit_bytes;		/* I */
 	uint64_t min_free_bytes;	/* I */
+	struct nf_room *shared;		/* I  NULL: nobody else tells what he is going to write */
 	struct nf_avl packs;		/* l */
 	struct nf_list lru;		/* l  least recently used first */
 	struct nf_list open;		/* l  least recently opened first */

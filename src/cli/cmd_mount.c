@@ -93,6 +93,7 @@ static int vault_options(const struct nf_options *o, struct nf_vault_options *v)
 		.min_free_bytes = o->min_free ? o->min_free : MIN_FREE_DEFAULT,
 		.write_back_ms = (uint32_t)NF_MIN(o->write_back_ms, (uint64_t)UINT32_MAX),
 		.poll_ms = (uint32_t)NF_MIN(o->poll_ms, (uint64_t)UINT32_MAX),
+		.room_wait_ms = (uint32_t)NF_MIN(o->space_wait_ms, (uint64_t)UINT32_MAX),
 		.read_only = shown_read_only(o), .snapshot = o->snapshot,
 		.expect = o->expect,
 		/* Where bytes are counted none is sent that might be in vain. */

@@ -40,6 +40,8 @@ static const struct nf_option table[] = {
 	{ "cache-dir", 0, M | NF_OPT_CACHE, NF_OPT_TEXT, AT(cache_dir), "DIR", "where sealed data is cached" },
 	{ "cache-size", 0, M, NF_OPT_SIZE, AT(cache_size), "SIZE", "limit of the cache (10G)" },
 	{ "min-free", 0, M, NF_OPT_SIZE, AT(min_free), "SIZE", "what the cache leaves free on its disk (1G)" },
+	{ "space-wait", 0, M, NF_OPT_TIME, AT(space_wait_ms), "TIME",
+	  "on a full disk a writer waits while changes go to the server, and so long without progress (10s)" },
 	{ "memory", 0, M, NF_OPT_SIZE, AT(memory), "SIZE", "memory for file data, at least 16M (128M)" },
 	{ "write-back", 0, M, NF_OPT_TIME, AT(write_back_ms), "TIME", "send changes after this time (5s)" },
 	{ "poll", 0, M, NF_OPT_TIME, AT(poll_ms), "TIME", "look for changes of others (5s)" },

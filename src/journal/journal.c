@@ -73,6 +73,7 @@ int nf_journal_open(const struct nf_journal_options *o, struct nf_journal **out)
 	j->seal = o->seal;
 	j->seal_ctx = o->seal_ctx;
 	j->segment_bytes = o->segment_bytes ? o->segment_bytes : NF_JOURNAL_SEGMENT_BYTES;
+	j->room = o->room;
 	j->dir = strdup(o->dir);
 	if (!j->dir)
 		return nf_fail(-ENOMEM);

@@ -36,6 +36,7 @@
 #define NF_JOURNAL_JOURNAL_H
 
 #include "aio/file.h"
+#include "aio/room.h"
 #include "base/text.h"
 
 enum {
@@ -83,6 +84,7 @@ struct nf_journal_options {
 		      uint64_t unsynced_from_bytes);
 	void *replay_ctx;
 	uint64_t segment_bytes; /* [Optional] instead of NF_JOURNAL_SEGMENT_BYTES */
+	struct nf_room *room;   /* [Optional] told of what is appended; borrowed */
 };
 
 /* Opens DIR (made if missing), replays, cuts the torn tail, and starts a new

@@ -110,6 +110,8 @@ int nf_segment_append(struct nf_journal *j, struct nf_segment *s, char kind,
 		(void)j->files->ftruncate(s->file, s->written_bytes);
 		return nf_fail(r);
 	}
+	if (j->room)
+		nf_room_wrote(j->room, nf_frame_size(len));
 	nf_lock_take(&j->lock);
 	s->written_bytes += nf_frame_size(len);
 	s->next_frame++;

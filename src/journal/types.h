@@ -28,6 +28,7 @@ struct nf_journal {
 	const struct nf_journal_seal_ops *seal; /* I */
 	void *seal_ctx;			   /* I */
 	uint64_t segment_bytes;		   /* I */
+	struct nf_room *room;		   /* I  NULL: none */
 	struct nf_list segments;	   /* l  oldest first; the last is written to */
 	bool turn;			   /* l  a thread appends, rotates or trims */
 	bool syncing;			   /* l  a thread is in fdatasync */

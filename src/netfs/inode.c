@@ -138,6 +138,7 @@ int nf_ictx_init(struct nf_ictx *ic, struct nf_netfs *lib, const struct nf_netfs
 	nf_regions_init(&p->dirty);
 	nf_regions_init(&p->flushing);
 	nf_regions_init(&p->copies);
+	p->dirty.block_bytes = p->flushing.block_bytes = block_bytes;
 	nf_avl_init(&p->claims, NULL);
 	nf_timer_init(&p->backoff, back_off_over);
 	nf_work_init(&p->kick_work, kick_work);

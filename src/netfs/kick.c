@@ -31,8 +31,12 @@ static void tell_dirty_locked(struct nf_ictx_priv *p)
 	bool dirty = p->dirty.nr || p->flushing.nr || (g && (g->changed || g->nr_requests));
 	size_t bytes = (size_t)(p->dirty.bytes + p->flushing.bytes);
 
+	size_t boxes = (size_t)(p->dirty.box_bytes + p->flushing.box_bytes);
+
 	atomic_fetch_add(&p->lib->dirty_bytes, bytes - p->dirty_told);
 	p->dirty_told = bytes;
+	atomic_fetch_add(&p->lib->dirty_box_bytes, boxes - p->boxes_told);
+	p->boxes_told = boxes;
 	if (dirty && (atomic_load(&p->lib->pressing) ||
 		      atomic_load(&p->lib->dirty_bytes) >
 			      nf_memory_limit(p->lib->mem) / PRESSURE_SHARE))

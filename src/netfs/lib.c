@@ -219,5 +219,6 @@ void nf_netfs_stats(struct nf_netfs *lib, struct nf_netfs_stats *out)
 	out->memory_limit_bytes = nf_memory_limit(lib->mem);
 	out->memory_used_bytes = nf_memory_used(lib->mem);
 	out->dirty_bytes = atomic_load(&lib->dirty_bytes);
+	out->dirty_box_bytes = atomic_load(&lib->dirty_box_bytes);
 	out->requests = atomic_load(&lib->nr_requests);
 }

@@ -58,6 +58,7 @@ struct nf_netfs {
 	struct nf_work memory_work;
 	atomic_bool memory_queued;  /* a */
 	atomic_size_t dirty_bytes;  /* a */
+	atomic_size_t dirty_box_bytes; /* a */
 	atomic_uint nr_requests;    /* a */
 	atomic_uint last_request;   /* a  for ids */
 };
@@ -102,6 +103,7 @@ struct nf_ictx_priv {
 	bool is_dirty;                /* i  as told to the filesystem */
 	bool draining;                /* i  group_stored is being called */
 	size_t dirty_told;            /* i  bytes counted in lib->dirty_bytes */
+	size_t boxes_told;            /* i  and in lib->dirty_box_bytes */
 
 	struct nf_avl claims;         /* i  nf_claim.node: blocks of write requests */
 	struct nf_list wreqs;         /* i */

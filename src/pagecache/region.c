@@ -196,6 +196,7 @@ void nf_regions_init(struct nf_regions *rs)
 	rs->nr = 0;
 	rs->nr_apart = 0;
 	rs->bytes = 0;
+	rs->block_bytes = rs->box_bytes = 0;
 }
 
 /* Regions of a tree are disjoint, so their ends are in the order of their starts. */
@@ -231,6 +232,18 @@ static uint64_t weight(const struct nf_region *rg)
 	return nf_region_is_zero(rg) ? 0 : rg->end - rg->start;
 }
 
+/* Whole blocks that RG alone would have stored.  Two regions in one block count it twice. */
+static uint64_t box(const struct nf_regions *rs, const struct nf_region *rg)
+{
+	uint64_t unit = rs->block_bytes;
+
+	if (unit == 0)
+		return 0;
+	if (nf_region_is_zero(rg))
+		return (rg->start % unit ? unit : 0) + (rg->end % unit ? unit : 0);
+	return up(rg->end, unit) - down(rg->start, unit);
+}
+
 void nf_regions_insert(struct nf_regions *rs, struct nf_region *rg)
 {
 	NF_ASSERT(rg->start < rg->end);
@@ -239,6 +252,7 @@ void nf_regions_insert(struct nf_regions *rs, struct nf_region *rg)
 	rs->nr++;
 	rs->nr_apart += is_apart(rg);
 	rs->bytes += weight(rg);
+	rs->box_bytes += box(rs, rg);
 }
 
 void nf_regions_remove(struct nf_regions *rs, struct nf_region *rg)
@@ -247,6 +261,7 @@ void nf_regions_remove(struct nf_regions *rs, struct nf_region *rg)
 	rs->nr--;
 	rs->nr_apart -= is_apart(rg);
 	rs->bytes -= weight(rg);
+	rs->box_bytes -= box(rs, rg);
 }
 
 /* Moves an edge; the order in the tree does not change. */
@@ -254,9 +269,11 @@ static void resize(struct nf_regions *rs, struct nf_region *rg, uint64_t start, 
 {
 	NF_ASSERT(start < end);
 	rs->bytes -= weight(rg);
+	rs->box_bytes -= box(rs, rg);
 	rg->start = rg->reserved_start = start;
 	rg->end = rg->reserved_end = end;
 	rs->bytes += weight(rg);
+	rs->box_bytes += box(rs, rg);
 }
 
 static struct nf_region *piece_of(const struct nf_region *rg, uint64_t start, uint64_t end)
@@ -389,7 +406,7 @@ void nf_region_to_text(struct nf_text *t, const struct nf_region *rg, uint64_t i
 
 void nf_regions_check(const struct nf_regions *rs, enum nf_region_state state)
 {
-	uint64_t end = 0, bytes = 0;
+	uint64_t end = 0, bytes = 0, boxes = 0;
 	size_t nr = 0, nr_apart = 0;
 
 	for (struct nf_avl_node *n = nf_avl_first(&rs->tree); n; n = nf_avl_next(n)) {
@@ -403,10 +420,11 @@ void nf_regions_check(const struct nf_regions *rs, enum nf_region_state state)
 		NF_ASSERT(!rg->group == (rg->type == NF_REGION_CACHE_COPY));
 		end = rg->end;
 		bytes += weight(rg);
+		boxes += box(rs, rg);
 		nr_apart += is_apart(rg);
 		nr++;
 	}
 	NF_ASSERT(nr == rs->nr);
 	NF_ASSERT(nr_apart == rs->nr_apart);
-	NF_ASSERT(bytes == rs->bytes);
+	NF_ASSERT(bytes == rs->bytes && boxes == rs->box_bytes);
 }

@@ -337,12 +337,13 @@ static void dir_free(struct nf_store *s)
 static int dir_quota(struct nf_store *s, uint64_t *used_bytes, uint64_t *free_bytes)
 {
 	struct dir *d = (struct dir *)s;
-	uint64_t total;
-	int r = d->files->room(d->files, d->root, free_bytes, &total);
+	struct nf_file_room now;
+	int r = d->files->room(d->files, d->root, &now);
 
 	if (r)
 		return nf_fail(map_error(r));
-	*used_bytes = total > *free_bytes ? total - *free_bytes : 0;
+	*free_bytes = now.free_bytes;
+	*used_bytes = now.total_bytes - NF_MIN(now.total_bytes, now.free_bytes);
 	return 0;
 }
 

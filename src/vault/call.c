@@ -8,15 +8,17 @@
  * Handlers look first and change afterwards, so running one again is harmless.  What must outlive one
  * run (nodes met, a reference to a file, an I/O under way) hangs on the call's struct nf_run.
  *
+ * Before the first run there must be room for what may come of it (space.c).
+ *
  * Interrupts: a call of a kind that changes nothing is answered at once; its run lives on without the
- * call until what it waits for ends. */
+ * call until what it waits for ends.  Others only while they wait for room, before anything was done. */
 #include "base/assert.h"
 #include "base/counter.h"
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/trace.h"
 #include "pagecache/region.h"
-#include "vault/run.h"
+#include "vault/space.h"
 
 nf_handler *const nf_handlers[NF_CALL_NR] = {
 	[NF_CALL_LOOKUP] = nf_do_lookup,
@@ -90,6 +92,7 @@ static void run_release(struct nf_vault *v, struct nf_run *run)
 	if (run->vn2)
 		nf_vnode_put(run->vn2);
 	run->vn = run->vn2 = NULL;
+	nf_space_note(v);
 	nf_lock_drop(&v->ns);
 }
 
@@ -110,6 +113,7 @@ void nf_run_end(struct nf_run *run, int error)
 	struct nf_vault *v = run->v;
 
 	run_release(v, run);
+	nf_space_leave(run);
 	if (c) {
 		run_free(run);
 		nf_call_done(c, error);
@@ -179,6 +183,7 @@ void nf_run_step(struct nf_run *run)
 	run->want.nr = 0;
 	nf_lock_take(&v->ns);
 	int r = nf_handlers[c->op](v, c, &run->want);
+	nf_space_note(v);
 	/* A run that was put on a list may be taken from it, and end, as soon as the namespace lock is dropped. */
 	nf_lock_take(&v->run_lock);
 	bool started = run->start != NULL;
@@ -221,15 +226,18 @@ static void submit(struct nf_fs *fs, struct nf_call *c)
 	nf_list_init(&run->waiting);
 	c->fs_priv[0] = run;
 	/* Data is copied only by calls that really wait; see nf_run_keep(). */
-	nf_run_step(run);
+	if (nf_space_enter(run))
+		nf_run_step(run);
 }
 
 static void interrupt(struct nf_fs *fs, struct nf_call *c)
 {
 	struct nf_vault *v = nf_container_of(fs, struct nf_vault, fs);
 
-	if (!may_abandon(c->op))
+	if (!may_abandon(c->op)) {
+		nf_space_interrupt(v, c);
 		return;
+	}
 	nf_lock_take(&v->run_lock);
 	struct nf_run *run = c->fs_priv[0];
 	bool mine = run && run->call == c && !run->stepping;

@@ -45,8 +45,7 @@ static uint64_t unconfirmed_seq(const struct nf_vault *v)
 	return seq > v->confirmed_seq ? seq : 0;
 }
 
-/* The dot that everything done so far will be in; 0: everything is confirmed. */
-static uint64_t target_seq(struct nf_vault *v)
+uint64_t nf_commit_target(struct nf_vault *v)
 {
 	/* Files are listed as dirty when they may hold something; the cut finds out. */
 	if (v->current && (v->current->nr_ops || !nf_list_empty(&v->dirty_list)))
@@ -59,7 +58,7 @@ static bool is_done(struct nf_vault *v, uint64_t target)
 {
 	if (target >= v->split_from && target < v->split_to)
 		target = v->split_to;
-	return v->confirmed_seq >= target || target_seq(v) == 0;
+	return v->confirmed_seq >= target || nf_commit_target(v) == 0;
 }
 
 /* Was anything done so far left out of dot TARGET, or what it became? */
@@ -111,7 +110,7 @@ void nf_sync_wait(struct nf_run *run)
 	struct nf_vault *v = run->v;
 
 	nf_lock_take(&v->ns);
-	run->sync_seq = target_seq(v);
+	run->sync_seq = nf_commit_target(v);
 	bool wait = run->sync_seq != 0, away = v->away;
 	if (wait && !away) {
 		nf_list_add_tail(&v->sync_waiters, &run->waiting);
@@ -442,7 +441,7 @@ int nf_commit_turn(struct nf_vault *v, bool force)
 	if (r < 0 && r != -NF_E_HEAD_ROLLBACK)
 		v->connected = r != -NF_E_OFFLINE && r != -NF_E_TIMEOUT;
 	nf_cond_broadcast(&v->changed);
-	if (target_seq(v) == 0 || v->confirmed_seq >= v->reintegrate_seq)
+	if (nf_commit_target(v) == 0 || v->confirmed_seq >= v->reintegrate_seq)
 		v->reintegrating = false;
 	nf_lock_drop(&v->ns);
 	wake_synced(v);
@@ -457,7 +456,7 @@ void nf_commit_link(void *vault, enum nf_link_state s)
 
 	nf_lock_take(&v->ns);
 	if (v->away && !away) {
-		v->reintegrate_seq = target_seq(v);
+		v->reintegrate_seq = nf_commit_target(v);
 		v->reintegrating = v->reintegrate_seq != 0;
 	}
 	v->away = away;
@@ -479,7 +478,7 @@ static bool something_due(struct nf_vault *v, uint64_t now, uint64_t *at)
 	if (v->frozen || unconfirmed_seq(v))
 		return true;
 	/* Who wanted it may have got it by the commit that was under way. */
-	if (v->want_commit && target_seq(v))
+	if (v->want_commit && nf_commit_target(v))
 		return true;
 	if (v->current && v->current->oldest_ns)
 		oldest = v->current->oldest_ns;
@@ -497,7 +496,7 @@ static bool something_due(struct nf_vault *v, uint64_t now, uint64_t *at)
 bool nf_commit_is_settled(struct nf_vault *v)
 {
 	nf_lock_take(&v->ns);
-	bool settled = v->current && target_seq(v) == 0;
+	bool settled = v->current && nf_commit_target(v) == 0;
 	nf_lock_drop(&v->ns);
 	return settled;
 }
@@ -523,7 +522,7 @@ static void *committer(void *arg)
 	nf_lock_take(&v->ns);
 	while (!v->stopping) {
 		uint64_t now = nf_clock_ns(), at = v->manual ? now + NF_NS_PER_S : next_poll;
-		bool due = v->manual ? v->want_commit && target_seq(v) : something_due(v, now, &at);
+		bool due = v->manual ? v->want_commit && nf_commit_target(v) : something_due(v, now, &at);
 		bool poll = v->want_look || (!v->manual && now >= next_poll);
 		if (v->back) {
 			v->back = false;
@@ -652,7 +651,7 @@ static int sync_all(struct nf_vault *v, _Atomic bool *stop)
 	int r = 0;
 
 	nf_lock_take(&v->ns);
-	uint64_t target = target_seq(v);
+	uint64_t target = nf_commit_target(v);
 	nf_lock_drop(&v->ns);
 	if (target == 0) {
 		/* Nothing to send; what others sent is wanted all the same.  Without the store there is none. */

@@ -4,7 +4,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/trace.h"
-#include "vault/vault_i.h"
+#include "vault/space.h"
 
 #include <inttypes.h>
 
@@ -314,6 +314,7 @@ static int journal_some(struct nf_vault *v)
 			e->journaled_bytes = upto;
 			e->reset = e->new_base = false;
 		}
+		nf_space_note(v);
 		nf_lock_drop(&v->ns);
 		r = 1;
 	}

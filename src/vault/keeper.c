@@ -1,5 +1,6 @@
 /* vault/keeper.c - pins and rounds. */
 #include "vault/keeper.h"
+#include "vault/space.h"
 
 #include "aio/thread.h"
 #include "base/assert.h"
@@ -431,7 +432,7 @@ static void *keeper_main(void *arg)
 		if (serves)
 			serve(k);
 		if (now >= tidy_at) {
-			(void)nf_cache_tidy(v->cache); /* what could not go goes on counting */
+			nf_space_tidy(v);
 			tidy_at = now + TIDY_MS * NF_NS_PER_MS;
 		}
 		nf_lock_take(&v->ns);

@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/trace.h"
-#include "vault/run.h"
+#include "vault/space.h"
 #include "vault/upload.h"
 
 #include <inttypes.h>
@@ -405,32 +405,6 @@ static int decrypt_block(struct nf_rreq *rq, struct nf_block *b, void *out)
 
 /* --- writing -------------------------------------------------------------------------------- */
 
-enum {
-	ROOM_LOOK_MS = 100,
-	ROOM_SPARE_BYTES = 8 << 20, /* for operations and what sealing adds */
-};
-
-/* What is accepted must fit on the disk: everything dirty goes to the journal.  A writer hears of a full disk here,
- * at once, and nothing that was acknowledged is in danger. */
-static int check_write_begin(struct nf_ictx *ic, uint64_t pos_bytes, uint64_t len_bytes)
-{
-	struct nf_vault *v = vnode_of(ic)->v;
-	struct nf_netfs_stats st;
-	uint64_t now = nf_clock_ns(), at = atomic_load(&v->room_at_ns), free_bytes, total;
-
-	(void)pos_bytes;
-	if (!v->state_path)
-		return 0;
-	if ((at == 0 || now > at + ROOM_LOOK_MS * NF_NS_PER_MS) &&
-	    atomic_compare_exchange_strong(&v->room_at_ns, &at, now) &&
-	    v->files->room(v->files, v->state_path, &free_bytes, &total) == 0)
-		atomic_store(&v->room_bytes, free_bytes);
-	nf_netfs_stats(v->lib, &st);
-	if (atomic_load(&v->room_bytes) < st.dirty_bytes + len_bytes + ROOM_SPARE_BYTES)
-		return nf_fail(-NF_E_FULL);
-	return 0;
-}
-
 /* A write request's private state: the patches its blocks make, ready before they are needed. */
 struct writing {
 	struct nf_acc **accs;
@@ -645,8 +619,11 @@ static void write_stored(struct nf_wreq *wq)
 	for (unsigned i = 0; i < wr->nr; i++) {
 		struct nf_acc *now = wr->accs[i];
 		uint64_t first = now->first_block, stored = 0;
-		for (int b = 0; b < NF_WINDOW_BLOCKS; b++)
+		for (int b = 0; b < NF_WINDOW_BLOCKS; b++) {
 			stored += now->known[b] ? now->refs[b].sealed_len : 0;
+			vn->acc_refs += now->known[b];
+			vn->v->acc_refs += now->known[b];
+		}
 		struct nf_acc *a = nf_acc_find(vn, now->first_block, now->group);
 		wr->accs[i] = NULL;
 		if (!a) {
@@ -665,6 +642,7 @@ static void write_stored(struct nf_wreq *wq)
 	wr->nr = 0;
 	storing_end(vn, wr);
 	nf_vnode_dirty(vn);
+	nf_space_note(vn->v);
 	nf_lock_drop(&vn->v->ns);
 }
 
@@ -840,6 +818,7 @@ static int group_stored(struct nf_ictx *ic, const struct nf_group_info *g)
 		v->last_error = r;
 	} else {
 		nf_acc_drop(vn, g->group);
+		nf_space_note(v);
 		if (!nf_is_dirty(ic))
 			vn->pending_times = false;
 	}
@@ -855,7 +834,6 @@ const struct nf_netfs_ops nf_vault_netfs_ops = {
 	.issue_read = issue_read,
 	.decrypt_block = decrypt_block,
 	.encrypt_block = encrypt_block,
-	.check_write_begin = check_write_begin,
 	.issue_write = issue_write,
 	.write_stored = write_stored,
 	.group_stored = group_stored,

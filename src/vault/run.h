@@ -22,6 +22,11 @@ struct nf_run {
 	unsigned phase;         /* s  where a handler that runs in steps stands */
 	int error;              /* s  of the last step */
 	uint64_t sync_seq;      /* the dot it waits for; under ns */
+	enum nf_room_use room_use; /* space.c */
+	uint64_t room_bytes;    /* what it may come to write; 0: nothing */
+	bool room_taken;        /* and that is taken from the account */
+	uint64_t room_since_ns; /* since when it waits for room, 0: it does not; under ns */
+	bool room_given_up;     /* its caller wants no answer any more; under ns */
 	/* Set by a handler that returns NF_CALL_PENDING: called once the lock is dropped. */
 	void (*start)(struct nf_run *run);
 };

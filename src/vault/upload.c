@@ -97,6 +97,12 @@ static int put_run(struct upload *u, size_t first, size_t nr, size_t at, size_t 
 		r = nf_moved_end(v, &u->refs[i], &put.id, offset, u->date_s);
 		offset += u->refs[i].sealed_len;
 	}
+	if (r == 0) {
+		nf_lock_take(&v->ns);
+		v->sent_bytes += len;
+		v->upload_done = NF_MIN(v->upload_done + len, v->upload_total);
+		nf_lock_drop(&v->ns);
+	}
 	return r;
 }
 

@@ -8,7 +8,7 @@
 #include "base/trace.h"
 #include "vault/header.h"
 #include "vault/recover.h"
-#include "vault/run.h"
+#include "vault/space.h"
 #include "vault/upload.h"
 
 #include <inttypes.h>
@@ -24,6 +24,7 @@ enum {
 	MIN_FREE_BYTES = 64 << 20, /* the cache never takes the room that journal and state live from */
 	PATH_DEPTH_MAX = 4096,
 	STREAM_BYTES = 64 << 20,
+	ROOM_WAIT_MS = 10000,
 	/* What takes no time worth telling, and what a commit takes beside sending. */
 	SMALL_BYTES = 64 << 10,
 	ROUND_TRIPS_MS = 500,
@@ -49,8 +50,9 @@ static int open_local(struct nf_vault *v, const struct nf_vault_options *o)
 		r = v->files->lock(v->files, lock, &v->lock);
 	if (r < 0)
 		return r;
+	v->min_free_bytes = NF_MAX(o->min_free_bytes, (uint64_t)MIN_FREE_BYTES);
 	struct nf_cache_options c = { .dir = o->cache_dir, .size_limit_bytes = o->cache_size_bytes,
-				      .min_free_bytes = NF_MAX(o->min_free_bytes, (uint64_t)MIN_FREE_BYTES),
+				      .min_free_bytes = v->min_free_bytes,
 				      .hold = o->state_dir && nf_pins_exist(v->files, o->state_dir),
 				      .files = v->files,
 				      .aio = v->aio };
@@ -115,7 +117,7 @@ static int open_journal(struct nf_vault *v, const struct nf_state *s)
 	if (asprintf(&dir, "%s/journal", v->state_path) < 0)
 		return nf_fail(-ENOMEM);
 	struct nf_journal_options o = { .dir = dir, .files = v->files, .seal = &nf_vault_journal_seal,
-					.seal_ctx = v, .replay = nf_recover_record, .replay_ctx = &rc };
+					.seal_ctx = v, .replay = nf_recover_record, .replay_ctx = &rc, .room = v->room };
 	int r = nf_journal_open(&o, &v->journal);
 	if (r == 0 && v->writer)
 		r = nf_recover_replay(v, &rc);
@@ -266,6 +268,8 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	nf_list_init(&v->closed);
 	nf_list_init(&v->dirty_list);
 	nf_list_init(&v->sync_waiters);
+	nf_list_init(&v->room_waiters);
+	nf_cond_init(&v->room_wake);
 	(void)gethostname(host, sizeof host - 1);
 	host[64] = '\0';
 	v->fs.ops = &nf_vault_fs_ops;
@@ -275,7 +279,6 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	v->meet_ctx = o->meet_ctx;
 	v->link = nf_store_is_link(o->store) ? o->store : NULL;
 	v->files = o->files ? o->files : &nf_file_real;
-	atomic_init(&v->room_bytes, UINT64_MAX / 2);
 	v->host = strdup(o->host ? o->host : host);
 	v->read_only = o->read_only;
 	v->fsync_remote = o->fsync_remote;
@@ -288,6 +291,7 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	v->block_shift = o->block_shift ? o->block_shift : NF_DEFAULT_BLOCK_SHIFT;
 	v->write_back_ms = o->write_back_ms ? o->write_back_ms : 5000;
 	v->poll_ms = o->poll_ms ? o->poll_ms : 5000;
+	v->room_wait_ms = o->room_wait_ms ? o->room_wait_ms : ROOM_WAIT_MS;
 	return v;
 }
 
@@ -318,6 +322,8 @@ static int open_writer(struct nf_vault *v, const struct nf_state *s)
 {
 	int r = unsettle(v);
 
+	if (r == 0)
+		r = nf_space_init(v);
 	if (r == 0)
 		r = open_journal(v, s);
 
@@ -409,6 +415,8 @@ int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
 		r = nf_keeper_start(v->keeper);
 	if (r == 0 && v->committer_runs && o->gc_every_ms && !v->read_only && !v->manual && !v->store->read_only)
 		r = nf_idle_gc_start(v, &v->gc, o->gc_every_ms);
+	if (r == 0 && !v->no_threads)
+		r = nf_space_start(v);
 	if (r == 0 && v->link && v->committer_runs) {
 		nf_link_listen(v->link, nf_commit_link, v);
 		struct nf_link_status now;
@@ -469,6 +477,7 @@ void nf_vault_close(struct nf_vault *v)
 	if (v->link)
 		nf_link_listen(v->link, NULL, NULL);
 	nf_idle_gc_stop(v);
+	nf_space_stop(v);
 	nf_keeper_stop(v->keeper);
 	nf_commit_stop(v);
 	nf_uploads_free(v->uploads); /* what is under way reads the journal */
@@ -502,6 +511,7 @@ void nf_vault_close(struct nf_vault *v)
 	free(v->touched);
 	nf_nodes_free(v->nodes);
 	nf_cache_close(v->cache);
+	nf_space_deinit(v);
 	nf_aio_free(v->aio);
 	nf_store_free(v->store);
 	nf_head_deinit(&v->base);
@@ -510,6 +520,7 @@ void nf_vault_close(struct nf_vault *v)
 	free(v->state_path);
 	free(v->cache_path);
 	free(v->host);
+	nf_cond_deinit(&v->room_wake);
 	nf_cond_deinit(&v->ahead_wake);
 	nf_cond_deinit(&v->changed);
 	nf_lock_deinit(&v->run_lock);

@@ -32,6 +32,7 @@ struct nf_vault_options {
 	size_t memory_bytes;          /* folio memory */
 	uint32_t write_back_ms;       /* 0: 5,000 */
 	uint32_t poll_ms;             /* 0: 5,000 */
+	uint32_t room_wait_ms;        /* how long a writer waits for room on the disk while nothing comes forward; 0: 10,000 */
 	uint8_t block_shift;          /* of new files; 0: the default */
 	bool read_only;
 	bool fsync_remote;            /* fsync returns when the server's head includes it */

@@ -22,6 +22,7 @@
 
 #include "aio/file.h"
 #include "aio/pool.h"
+#include "aio/room.h"
 #include "base/avl.h"
 #include "base/clock.h"
 #include "base/list.h"
@@ -119,6 +120,7 @@ struct nf_vnode {
 	struct nf_work kill;     /* n */
 	struct nf_avl acc;       /* n  of nf_acc, by (first block, group) */
 	uint64_t acc_bytes;      /* n  sealed bytes in acc */
+	uint64_t acc_refs;       /* n  of v->acc_refs */
 	uint64_t stream_bytes;   /* n  sealed bytes stored since the last cut (ahead.c) */
 	unsigned storing;        /* n  requests that may have blocks in the journal and none in acc */
 	uint64_t storing_segment; /* n  while there are: these blocks are there or later */
@@ -250,8 +252,25 @@ struct nf_vault {
 	uint64_t forks, merges, conflicts, commits; /* n */
 	struct nf_statfs quota;     /* n */
 	bool have_quota;            /* n */
-	_Atomic uint64_t room_at_ns; /* when the state directory's disk was last asked for room */
-	_Atomic uint64_t room_bytes;
+	struct nf_room *room;       /* I  of the journal's disk; NULL: nothing is written */
+	bool room_evicts;           /* I  the cache is on it, too */
+	bool room_runs;             /* I  who finds none may wait */
+	uint32_t room_wait_ms;      /* I  without progress */
+	pthread_t room_thread;
+	struct nf_cond room_wake;   /* n */
+	struct nf_list room_waiters; /* n  runs that wait for room, in order */
+	_Atomic unsigned room_line; /* of them */
+	uint64_t min_free_bytes;    /* I  of the cache */
+	bool room_tidy;             /* n  the cache is to give way */
+	_Atomic uint64_t room_tidied_ns; /* when it was told to */
+	bool room_stopping;         /* n */
+	bool room_in_vain;          /* n  somebody waited as long as one may, and nothing has come forward since */
+	uint64_t room_progress_ns;  /* n  when something did */
+	struct {
+		uint64_t confirmed_seq, sent_bytes, journal_bytes;
+	} room_seen;                /* n */
+	uint64_t acc_refs;          /* n  references noted with files and in no operation yet, at most */
+	uint64_t sent_bytes;        /* n  of blocks that reached the server */
 	_Atomic unsigned calls;     /* runs under way */
 	bool journaling;            /* n  somebody appends records: order */
 	pthread_t committer;
@@ -360,6 +379,8 @@ nf_handler nf_do_lookup, nf_do_getattr, nf_do_setattr, nf_do_readlink, nf_do_cre
 /* --- commit.c ---------------------------------------------------------------------------- */
 int nf_commit_start(struct nf_vault *v);  /* the thread */
 void nf_commit_stop(struct nf_vault *v);
+/* The dot that everything done so far will be in; 0: everything is confirmed. */
+uint64_t nf_commit_target(struct nf_vault *v) NF_REQUIRES(v->ns);
 /* One turn: look, take over, and if there is something (or FORCE) commit. Blocks. */
 int nf_commit_turn(struct nf_vault *v, bool force);
 /* Is there nothing that the server is not known to have?  After nf_commit_stop(). */

@@ -159,8 +159,10 @@ void nf_acc_drop(struct nf_vnode *vn, uint64_t upto_group)
 		nf_avl_erase(&vn->acc, &a->node);
 		nf_acc_free(a);
 	}
-	if (nf_avl_empty(&vn->acc))
-		vn->acc_bytes = 0;
+	if (!nf_avl_empty(&vn->acc))
+		return;
+	vn->v->acc_refs -= vn->acc_refs;
+	vn->acc_bytes = vn->acc_refs = 0;
 }
 
 static void free_vnode(struct nf_ictx *ic)

@@ -120,7 +120,8 @@ START_TEST(directories_are_made_listed_and_removed)
 	struct nf_file_dirent *list;
 	size_t nr;
 	bool is_dir;
-	uint64_t size, free_bytes, total;
+	struct nf_file_room room, below;
+	uint64_t size;
 	int64_t mtime;
 
 	ck_assert_int_eq(nf_file_mkdirs(o, nf_tempdir_path(&d, "a//b/c/")), 0);
@@ -137,9 +138,11 @@ START_TEST(directories_are_made_listed_and_removed)
 	ck_assert_int_eq(o->stat(o, nf_tempdir_path(&d, "a/f"), &size, &is_dir, &mtime), 0);
 	ck_assert_uint_eq(size, 3);
 	ck_assert(!is_dir && mtime > 0);
-	ck_assert_int_eq(o->room(o, d.path, &free_bytes, &total), 0);
-	ck_assert_uint_gt(total, 0);
-	ck_assert_uint_le(free_bytes, total);
+	ck_assert_int_eq(o->room(o, d.path, &room), 0);
+	ck_assert_uint_gt(room.total_bytes, 0);
+	ck_assert_uint_le(room.free_bytes, room.total_bytes);
+	ck_assert_int_eq(o->room(o, nf_tempdir_path(&d, "a/b"), &below), 0);
+	ck_assert_uint_eq(room.disk, below.disk);
 	ck_assert_int_eq(o->rmdir(o, nf_tempdir_path(&d, "a/b")), -ENOTEMPTY);
 	ck_assert_int_eq(o->rmdir(o, nf_tempdir_path(&d, "a/b/c")), 0);
 	ck_assert_int_eq(o->fsync_dir(o, nf_tempdir_path(&d, "a/b")), 0);

@@ -156,21 +156,38 @@ START_TEST(a_conflict_copy_of_what_was_frozen_outlives_the_frozen_epochs_journal
 }
 END_TEST
 
+static atomic_bool full;
+
+static int no_room(const struct nf_file_ops *o, const char *path, struct nf_file_room *out)
+{
+	int r = nf_file_real.room(o, path, out);
+
+	if (full)
+		out->free_bytes = 0;
+	return r;
+}
+
 /* _i: how the file is made longer than what fits into its inode. */
 START_TEST(a_small_file_that_cannot_grow_keeps_its_content)
 {
+	struct nf_file_ops files = nf_file_real;
 	struct vfs_site s;
 	struct nf_open_file *f;
 	uint64_t ino;
+	char cache[200], state[200];
+	struct vfs a;
 	vfs_site_init(&s, "", "");
-	struct vfs a = vfs_mount(&s, "a");
+	struct nf_vault_options o = vfs_options(&s, "a", cache, state);
+	files.room = no_room;
+	o.files = &files;
+	ck_assert_int_eq(nf_vault_open(&o, &a.v), 0);
+	a.fs = nf_vault_fs(a.v);
 
 	ck_assert_int_eq(vfs_puts(&a, "/f", "small"), 0);
 	ck_assert_int_eq(vfs_sync(&a), 0);
 	ck_assert_int_eq(vfs_open(&a, "/f", O_RDWR, 0, &f, &ino), 0);
-	/* The disk is full, and is not looked at again for a while. */
-	atomic_store(&a.v->room_bytes, 0);
-	atomic_store(&a.v->room_at_ns, nf_clock_ns() + 1000 * NF_NS_PER_S);
+	full = true;
+	nf_room_ask(a.v->room);
 	int r;
 	if (_i == 0) {
 		r = vfs_truncate(&a, "/f", 1000);
@@ -181,7 +198,7 @@ START_TEST(a_small_file_that_cannot_grow_keeps_its_content)
 		r = vfs_pwrite(&a, f, ino, "far", 3, 2000);
 	}
 	ck_assert_int_eq(r, -NF_E_FULL);
-	atomic_store(&a.v->room_at_ns, 0);
+	full = false;
 	vfs_close(&a, f, ino);
 	ck_assert_int_eq(vfs_sync(&a), 0);
 	ck_assert_int_eq(vfs_checks(&a, "/f", "small"), 0);
