@@ -323,8 +323,6 @@ static int open_writer(struct nf_vault *v, const struct nf_state *s)
 	int r = unsettle(v);
 
 	if (r == 0)
-		r = nf_space_init(v);
-	if (r == 0)
 		r = open_journal(v, s);
 
 	if (r == 0 && v->writer) {
@@ -392,6 +390,8 @@ int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
 		r = open_local(v, o);
 	if (r == 0)
 		r = open_state(v, o, &s);
+	if (r == 0 && v->state_path && !v->read_only)
+		r = nf_space_init(v);
 	if (r == 0)
 		r = open_machines(v, o);
 	if (r == 0)
