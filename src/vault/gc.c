@@ -256,7 +256,8 @@ static int choose_packs(struct nf_gc *g, struct nf_pack_set *from)
 	uint64_t bytes = 0;
 
 	for (struct nf_pack_entry *e = nf_pack_set_first(&g->packs); e; e = nf_pack_set_next(e)) {
-		if (!is_hardly_named(g, e) || (from->nr && bytes + e->size_bytes > g->o.move_bytes))
+		if (!is_hardly_named(g, e) || (g->o.idle && !e->condemned && nf_gc_marks_refused(&g->marks, e)) ||
+		    (from->nr && bytes + e->size_bytes > g->o.move_bytes))
 			continue;
 		struct nf_pack_entry *f = nf_pack_set_get(from, &e->id);
 		if (!f)
@@ -268,21 +269,39 @@ static int choose_packs(struct nf_gc *g, struct nf_pack_set *from)
 	return 0;
 }
 
+/* To find out that a pack is not worth it takes reading all the trees: not again and again. */
+static int note_refused(struct nf_gc *g, const struct nf_pack_set *chosen, const struct nf_pack_set *from)
+{
+	int r = 0;
+
+	for (struct nf_pack_entry *c = nf_pack_set_first(chosen); r == 0 && c; c = nf_pack_set_next(c)) {
+		struct nf_pack_entry *e = nf_pack_set_find(&g->packs, &c->id);
+		if (e && !nf_pack_set_find(from, &c->id))
+			r = nf_gc_marks_refuse(&g->marks, &c->id, e->most_bytes);
+	}
+	return r;
+}
+
 static int move_out(struct nf_gc *g)
 {
-	struct nf_pack_set from = NF_PACK_SET_INIT;
+	struct nf_pack_set from = NF_PACK_SET_INIT, chosen = NF_PACK_SET_INIT;
 	struct nf_gc_moved moved = { 0 };
 
 	int r = choose_packs(g, &from);
+	if (r == 0)
+		r = choose_packs(g, &chosen);
 	if (r == 0 && from.nr) {
 		struct nf_gc_move m = { .v = g->v, .src = &g->src, .leaf = &g->leaf.root, .roots = g->roots,
 					.nr_roots = g->nr_roots, .deltas = g->deltas, .nr_deltas = g->nr_deltas,
 					.from = &from, .percent = g->o.repack_percent, .dry_run = g->o.dry_run,
 					.pace = g->pace };
 		r = nf_gc_move(&m, &moved);
+		if (r == 0)
+			r = note_refused(g, &chosen, &from);
 	}
 	g->r.emptied_packs = r == 0 ? from.nr : 0;
 	nf_pack_set_deinit(&from);
+	nf_pack_set_deinit(&chosen);
 	g->r.moved_packs = moved.packs;
 	g->r.moved_bytes = moved.bytes;
 	g->r.moved_trees = moved.trees;
@@ -312,6 +331,7 @@ static void gc_deinit(struct nf_gc *g)
 {
 	nf_head_deinit(&g->leaf);
 	nf_pack_set_deinit(&g->packs);
+	nf_gc_marks_deinit(&g->marks);
 	nf_gc_items_deinit(g);
 }
 
@@ -366,30 +386,42 @@ static bool is_worth_it(const struct nf_gc *g)
 	return g->r.dead_bytes >= g->o.worth_bytes || g->r.deleted_packs || g->r.leftover_packs || g->r.roots_dropped >= WORTH_ROOTS;
 }
 
+/* What the survey calls for; *CHANGED: the leaf has changed meanwhile, and it does not hold any more. */
+static int act(struct nf_gc *g, bool *changed)
+{
+	uint8_t tag[16];
+	int r = 0;
+
+	if (any_to_delete(g)) {
+		memcpy(tag, g->leaf.id.tag, sizeof tag);
+		r = settle(g);
+		if (r < 0)
+			return r;
+		*changed = memcmp(tag, g->leaf.id.tag, sizeof tag) != 0;
+		if (*changed)
+			return 0;
+		r = delete_all(g);
+	}
+	if (r == 0 && (!g->o.idle || is_worth_it(g)))
+		r = commit_changes(g);
+	return r;
+}
+
 /* 1: the leaf has changed meanwhile. */
 static int run_once(struct nf_gc *g)
 {
-	uint8_t tag[16];
+	bool changed = false;
 
 	g->surveying = true;
 	int r = survey(g);
 	g->surveying = false;
 	if (r < 0 || g->r.not_due_s)
 		return r;
-	if (g->o.dry_run)
-		return move_out(g);
-	if (any_to_delete(g)) {
-		memcpy(tag, g->leaf.id.tag, sizeof tag);
-		r = settle(g);
-		if (r < 0)
-			return r;
-		if (memcmp(tag, g->leaf.id.tag, sizeof tag))
-			return 1;
-		r = delete_all(g);
-	}
-	if (r == 0 && (!g->o.idle || is_worth_it(g)))
-		r = commit_changes(g);
-	return r;
+	r = g->o.dry_run ? move_out(g) : act(g, &changed);
+	/* Without them the next run takes longer, nothing else. */
+	if (r == 0 && !g->v->read_only)
+		(void)nf_gc_marks_save(g->v, &g->marks);
+	return r < 0 ? r : changed;
 }
 
 /* What was found is what the first round found; what was done by the others as well counts too. */

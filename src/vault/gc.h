@@ -1,7 +1,7 @@
 /* vault/gc.h - the collector's parts (docs/internals/protocol.md, "Garbage").
  *
  *    leaf's ROOT and SNAPSHOT items --> roots, kept or not          gc_roots.c retention
- *    roots, newest first            --> what each pack is named for gc_mark.c  first a walk, then differences
+ *    roots, newest first            --> what each pack is named for gc_mark.c  first a walk, then differences; gc_marks.c
  *    packs/ on the store            --> what there is               gc_mark.c
  *    the three together             --> condemned, moved, deleted   gc.c; gc_plan.c, gc_move.c, gc_trees.c
  *
@@ -10,6 +10,7 @@
 #define NF_VAULT_GC_H
 
 #include "vault/commit.h"
+#include "vault/gc_marks.h"
 #include "vault/pack_set.h"
 
 /* What ends a run, and how much of the line it takes. */
@@ -43,6 +44,7 @@ struct nf_gc {
 	struct nf_head leaf;
 	int64_t date_s;          /* the server's, at the look that showed the leaf */
 	struct nf_pack_set packs;
+	struct nf_gc_marks marks;
 	struct nf_gc_root *roots; /* ascending by seq; the leaf is the last */
 	size_t nr_roots, cap_roots, nr_snapshots;
 	struct nf_gc_delta *deltas;

@@ -4,7 +4,8 @@
  *     | difference  live changes by what one names and the other does not
  *   root before     ...
  *
- * A pack that is live at one of the kept roots is needed.  The differences skip shared subtrees, so all roots
+ * What an earlier run found of these trees is not looked for again (gc_marks.h): of the leaf then only the difference to the
+ * leaf of that run is read.  A pack that is live at one of the kept roots is needed.  The differences skip shared subtrees, so all roots
  * together cost what changed between them. */
 #include "base/error.h"
 #include "base/mem.h"
@@ -140,7 +141,7 @@ static int count_pack(void *ctx, const struct nf_pack_id *pack, uint32_t bytes)
 	if (!e)
 		return nf_fail(-ENOMEM);
 	e->live_bytes += s->sign * (int64_t)bytes;
-	e->pinned = e->pinned || s->stays;
+	e->stay_bytes += s->stays ? s->sign * (int64_t)bytes : 0;
 	return 0;
 }
 
@@ -181,8 +182,22 @@ static int fold(struct nf_gc *g, const struct step *s)
 		if (!e)
 			return nf_fail(-ENOMEM);
 		e->live_bytes += d->live_bytes;
-		e->pinned = e->pinned || d->pinned;
+		e->stay_bytes += d->stay_bytes;
 	}
+	return 0;
+}
+
+/* The same of one that is remembered. */
+static int recall(struct nf_gc *g, struct nf_gc_step *s)
+{
+	for (size_t i = 0; i < s->nr; i++) {
+		struct nf_pack_entry *e = nf_pack_set_get(&g->packs, &s->sums[i].pack);
+		if (!e)
+			return nf_fail(-ENOMEM);
+		e->live_bytes += s->sums[i].live_bytes;
+		e->stay_bytes += s->sums[i].stay_bytes;
+	}
+	s->used = true;
 	return 0;
 }
 
@@ -195,6 +210,7 @@ static void judge(struct nf_gc *g, bool kept)
 		if (!kept)
 			continue;
 		e->needed = true;
+		e->pinned = e->pinned || e->stay_bytes > 0;
 		e->most_bytes = NF_MAX(e->most_bytes, e->live_bytes);
 	}
 }
@@ -242,14 +258,55 @@ static int need_what_is_left(struct nf_gc *g, const struct nf_ref *ref)
 
 /* --- all of them ---------------------------------------------------------------------- */
 
-static int mark_root(struct nf_gc *g, const struct nf_ref *from, const struct nf_gc_root *root)
+static int walk(struct step *s, const struct nf_ref *from, const struct nf_ref *to)
 {
-	struct step s = { .g = g };
+	nf_pack_set_deinit(&s->packs);
+	return from ? nf_tree_diff_nodes(&s->g->src, from, to, differs, opened, s)
+		    : nf_tree_walk(&s->g->src, to, walked_item, walked_node, s);
+}
 
-	int r = from ? nf_tree_diff_nodes(&g->src, from, &root->root, differs, opened, &s)
-		     : nf_tree_walk(&g->src, &root->root, walked_item, walked_node, &s);
+/* All that the leaf names. */
+static int mark_leaf(struct nf_gc *g, const struct nf_ref *leaf)
+{
+	struct nf_gc_step *known = nf_gc_marks_find(&g->marks, NULL, leaf), *whole = g->marks.whole;
+	struct step s = { .g = g };
+	int r = 0;
+
+	if (known)
+		return recall(g, known);
+	if (whole)
+		r = walk(&s, &whole->to, leaf);
+	/* What it stood on may be gone. */
+	if (!whole || nf_is_damage(r)) {
+		r = walk(&s, NULL, leaf);
+		whole = NULL;
+	}
+	if (r == 0 && whole)
+		r = recall(g, whole);
 	if (r == 0)
 		r = fold(g, &s);
+	if (whole)
+		whole->used = false; /* this one stands for it from now on */
+	if (r == 0)
+		r = nf_gc_marks_put(&g->marks, NULL, leaf, &g->packs);
+	nf_pack_set_deinit(&s.packs);
+	return r;
+}
+
+static int mark_root(struct nf_gc *g, const struct nf_ref *from, const struct nf_gc_root *root)
+{
+	struct nf_gc_step *known = from ? nf_gc_marks_find(&g->marks, from, &root->root) : NULL;
+	struct step s = { .g = g };
+
+	if (!from)
+		return mark_leaf(g, &root->root);
+	if (known)
+		return recall(g, known);
+	int r = walk(&s, from, &root->root);
+	if (r == 0)
+		r = fold(g, &s);
+	if (r == 0)
+		r = nf_gc_marks_put(&g->marks, from, &root->root, &s.packs);
 	nf_pack_set_deinit(&s.packs);
 	return r;
 }
@@ -306,9 +363,12 @@ int nf_gc_mark(struct nf_gc *g)
 {
 	const struct nf_ref *from = NULL;
 
+	int r = nf_gc_marks_load(g->v, &g->marks);
+	if (r < 0)
+		return r;
 	for (size_t i = g->nr_roots; i-- > 0;) {
 		struct nf_gc_root *root = &g->roots[i];
-		int r = mark_root(g, from, root);
+		r = mark_root(g, from, root);
 		/* Of the leaf everything must be known; what is gone of others does not come back by collecting nothing. */
 		if (nf_is_damage(r) && from) {
 			root->broken = true;

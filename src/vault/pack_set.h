@@ -13,6 +13,7 @@ struct nf_pack_entry {
 	struct nf_avl_node node;
 	struct nf_pack_id id;
 	int64_t live_bytes;   /* sealed bytes named, as often as they are named */
+	int64_t stay_bytes;   /* of these: by what cannot be told to name another */
 	int64_t most_bytes;   /* the most that any one root names */
 	uint64_t size_bytes;  /* on the store; 0: not listed */
 	int64_t mtime_s;      /* by the server's clock */

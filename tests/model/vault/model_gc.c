@@ -6,6 +6,8 @@
 #include "base/random.h"
 #include "vault/gc.h"
 
+#include <unistd.h>
+
 enum { FILES = 24, FILE_MAX = 96 << 10, SNAPSHOTS = 2, GC_EVERY = 8, FINAL_RUNS = 3 };
 
 struct file {
@@ -144,6 +146,19 @@ static struct nf_gc_result collect(struct vfs *m, bool dry_run)
 	return r;
 }
 
+/* What is remembered of earlier runs is what would be found by reading everything. */
+static void compare_marks(struct vfs *m)
+{
+	struct nf_gc_result with = collect(m, true), without;
+	char path[300];
+
+	snprintf(path, sizeof path, "%.250s/gc", m->v->state_path);
+	ck_assert_int_eq(unlink(path), 0);
+	without = collect(m, true);
+	with.nodes = without.nodes = with.fetched_nodes = without.fetched_nodes = 0;
+	ck_assert_mem_eq(&with, &without, sizeof with);
+}
+
 /* --- what the kept roots reach, each sealed object once ----------------------------------- */
 
 /* A node by its place, a block by its tag: what stands in two places is reached once. */
@@ -256,8 +271,14 @@ static void run(struct model *k)
 			ck_assert_int_eq(vfs_refresh(&k->m[0]), 0);
 			snapshot(k, taken++);
 		}
-		if (step % GC_EVERY == 0)
-			(void)collect(&k->m[below(k, 2)], false);
+		if (step % GC_EVERY == 0) {
+			m = &k->m[below(k, 2)];
+			(void)collect(m, false);
+			if (step % (3 * GC_EVERY) == 0) {
+				ck_assert_int_eq(vfs_refresh(m), 0);
+				compare_marks(m);
+			}
+		}
 	}
 	ck_assert_uint_eq(taken, SNAPSHOTS);
 }

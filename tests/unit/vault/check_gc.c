@@ -5,6 +5,8 @@
 #include "base/clock.h"
 #include "base/random.h"
 
+#include <unistd.h>
+
 enum { BIG = 600 << 10 };
 
 /* Nothing but the newest commit, at once. */
@@ -612,6 +614,123 @@ START_TEST(a_run_cut_at_any_operation_loses_nothing_and_the_next_one_leaves_noth
 }
 END_TEST
 
+/* --- what an earlier run found --------------------------------------------------------- */
+
+static void forget_marks(const struct vfs_site *s, const char *name)
+{
+	char path[300];
+
+	snprintf(path, sizeof path, "%.120s/%.40s-state/gc", s->dir.path, name);
+	ck_assert_int_eq(unlink(path), 0);
+}
+
+/* A run of machine "b", mounted with an empty cache: what it took, and what it found. */
+static struct nf_gc_result run_of_b(const struct vfs_site *s, const struct nf_gc_options *o, uint64_t *requests)
+{
+	struct vfs b;
+
+	drop_cache(s, "b");
+	struct gate *g = gate_new(vfs_store(s));
+	ck_assert_int_eq(vfs_mount_over(s, "b", &g->base, &b), 0);
+	uint64_t before = atomic_load(&g->nr);
+	struct nf_gc_result r = gc(&b, o);
+	*requests = atomic_load(&g->nr) - before;
+	vfs_unmount(&b);
+	return r;
+}
+
+static void same_findings(struct nf_gc_result x, struct nf_gc_result y)
+{
+	x.nodes = y.nodes = x.fetched_nodes = y.fetched_nodes = 0;
+	ck_assert_mem_eq(&x, &y, sizeof x);
+}
+
+START_TEST(a_second_run_reads_what_changed_since_the_first_and_finds_the_same)
+{
+	const unsigned nr = getenv("FOLIOFS_LONG") ? 100000 : 2000;
+	struct nf_gc_result r[4];
+	uint64_t requests[4];
+	struct vfs_site s;
+	char path[60];
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	for (unsigned i = 0; i < nr; i++) {
+		snprintf(path, sizeof path, "/a-file-with-quite-a-name-%u", i);
+		ck_assert_int_eq(vfs_puts(&a, path, path), 0);
+		if (i % (nr / 16) == 0) {
+			ck_assert_int_eq(put(&a, "/f", 100000, i), 0);
+			ck_assert_int_eq(vfs_sync(&a), 0);
+		}
+	}
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	struct nf_gc_options o;
+	nf_gc_defaults(&o);
+	o.dry_run = true;
+	o.repack_percent = 0;
+	o.keep_heads = 8;
+	o.keep_days = o.lease_days = 0;
+	vfs_unmount(&a);
+	a = vfs_mount(&s, "b");
+	vfs_unmount(&a);
+	a = vfs_mount(&s, "a");
+	r[0] = run_of_b(&s, &o, &requests[0]);
+	/* A little. */
+	ck_assert_int_eq(vfs_puts(&a, "/a-file-with-quite-a-name-77", "changed"), 0);
+	ck_assert_int_eq(put(&a, "/f", 100000, nr), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	r[1] = run_of_b(&s, &o, &requests[1]);
+	/* Nothing. */
+	r[2] = run_of_b(&s, &o, &requests[2]);
+	same_findings(r[1], r[2]);
+	forget_marks(&s, "b");
+	r[3] = run_of_b(&s, &o, &requests[3]);
+	same_findings(r[1], r[3]);
+	static const char *const what[] = { "first", "after a little", "after nothing", "with the marks lost" };
+	for (int i = 0; i < 4; i++)
+		printf("# %u files, %s: requests %d, nodes read %d, of these from the store %d\n", nr, what[i], (int)requests[i],
+		       (int)r[i].nodes, (int)r[i].fetched_nodes);
+	ck_assert_uint_gt(r[1].dead_bytes, r[0].dead_bytes);
+	ck_assert_uint_lt(r[1].nodes * 4, r[0].nodes);
+	ck_assert_uint_le(r[2].nodes, r[1].nodes);
+	ck_assert_uint_gt(r[3].nodes, r[1].nodes * 4);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(marks_that_are_damaged_or_of_another_device_are_not_believed)
+{
+	struct nf_gc_options o = at_once();
+	struct nf_gc_result whole;
+	struct vfs_site s;
+	char cmd[600];
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a"), b = vfs_mount(&s, "b");
+	for (uint64_t i = 0; i < 4; i++) {
+		ck_assert_int_eq(put(&a, "/f", BIG, i), 0);
+		ck_assert_int_eq(vfs_sync(&a), 0);
+	}
+	o.dry_run = true;
+	whole = gc(&a, &o);
+	for (int i = 0; i < 4; i++) {
+		const char *d = s.dir.path;
+		static const char *const how[] = { "printf x | dd bs=1 seek=60 conv=notrunc 2>/dev/null of=", "truncate -s 50 ",
+						   ": > ", "cp ../b-state/gc " };
+		snprintf(cmd, sizeof cmd, "cd '%s/a-state' && %sgc", d, how[i]);
+		if (i == 3)
+			(void)gc(&b, &o);
+		ck_assert_int_eq(system(cmd), 0);
+		struct nf_gc_result r = gc(&a, &o);
+		same_findings(r, whole);
+	}
+	vfs_unmount(&b);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "gc", 120);
@@ -621,6 +740,8 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, leftovers_of_broken_uploads_go_and_foreign_names_stay);
 	tcase_add_test(tc, a_machine_that_was_away_for_longer_than_the_grace_loses_nothing);
 	tcase_add_test(tc, a_machine_finds_what_it_stands_on_after_it_was_put_elsewhere);
+	tcase_add_test(tc, a_second_run_reads_what_changed_since_the_first_and_finds_the_same);
+	tcase_add_test(tc, marks_that_are_damaged_or_of_another_device_are_not_believed);
 	tcase_add_test(tc, a_dry_run_says_what_the_run_does);
 	tcase_add_test(tc, a_machine_suspended_before_its_packs_publishes_no_holes);
 	tcase_add_test(tc, a_machine_suspended_between_its_packs_and_its_head_publishes_no_holes);
