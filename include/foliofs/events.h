@@ -59,6 +59,7 @@
 	X(STORE_BYTES_IN, "store", "bytes_in", "bytes", "body bytes received")                     \
 	X(STORE_BYTES_OUT, "store", "bytes_out", "bytes", "body bytes sent")                       \
 	X(STORE_BAD, "store", "bad", "objects", "objects of the server that did not authenticate") \
+	X(LINK_LOST, "store", "link_lost", "times", "the connection to the server was lost or in doubt") \
 	/* vault */                                                                                \
 	X(COMMITS, "vault", "commits", "commits", "heads written and confirmed")                   \
 	X(EARLY_BYTES, "vault", "early_bytes", "bytes", "sealed bytes sent before the commit that wanted them") \

@@ -288,6 +288,7 @@ static enum nf_exit mount_at(const char *store, const char *dir, const struct nf
 	struct nf_gc_options gc;
 
 	c.offline = o->offline;
+	c.link_wait_ms = (uint32_t)NF_MIN(o->link_wait_ms, (uint64_t)UINT32_MAX);
 	if (vault_options(o, &c.vault) < 0 || collecting(o, &gc, &c.vault) < 0)
 		return NF_EXIT_USAGE;
 	enum nf_exit e = check_dir(dir, &at);

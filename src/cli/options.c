@@ -46,6 +46,7 @@ static const struct nf_option table[] = {
 	{ "write-back", 0, M, NF_OPT_TIME, AT(write_back_ms), "TIME", "send changes after this time (5s)" },
 	{ "poll", 0, M, NF_OPT_TIME, AT(poll_ms), "TIME", "look for changes of others (5s)" },
 	{ "offline", 0, M, NF_OPT_FLAG, AT(offline), NULL, "begin offline, until `foliofs online`" },
+	{ "link-wait", 0, M, NF_OPT_TIME, AT(link_wait_ms), "TIME", "reads wait so long for a connection that was lost (0s)" },
 	{ "mirror", 0, M, NF_OPT_TEXT, AT(mirror), "STORE", "a second store that gets all that is written" },
 	{ "fsync", 0, M, NF_OPT_TEXT, AT(fsync), "local|remote", "where data is when fsync returns (local)" },
 	{ "sync", 0, M, NF_OPT_TEXT, AT(sync), "manual", "send and look only by `foliofs sync`" },

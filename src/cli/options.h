@@ -44,7 +44,7 @@ struct nf_options {
 	/* mount */
 	char *cache_dir, *fsync, *sync, *fsname;
 	uint64_t cache_size, min_free, memory, read_ahead, block_size;
-	uint64_t write_back_ms, poll_ms, space_wait_ms, attr_timeout_ms, entry_timeout_ms;
+	uint64_t write_back_ms, poll_ms, space_wait_ms, attr_timeout_ms, entry_timeout_ms, link_wait_ms;
 	bool offline, ro, rw, allow_other, allow_root, default_permissions, debug;
 	struct nf_text kernel; /* comma-separated, passed on */
 	/* commands */

@@ -158,7 +158,7 @@ static int open_vault(struct daemon *d)
 	if (r == 0 && c->mirror)
 		r = add_mirror(d, &store);
 	if (r == 0)
-		r = nf_link_new(store, &(struct nf_link_options){ .held = c->offline,
+		r = nf_link_new(store, &(struct nf_link_options){ .held = c->offline, .wait_ms = c->link_wait_ms,
 								  .probe_timeout_ms = probe_timeout_ms(c) }, &store);
 	if (r < 0)
 		return explain(d, stage, r, NULL);

@@ -25,6 +25,7 @@ struct nf_daemon_config {
 	const char *mirror;             /* address of a second store that gets all that is written; NULL */
 	bool kept;                      /* the header to open by is the remembered one */
 	bool fresh;                     /* ... and it was read from the store right now */
+	uint32_t link_wait_ms;          /* reads and fsync=remote wait so long for a connection that was lost */
 	bool offline;                   /* begin without the server, until told otherwise */
 	struct nf_vault_options vault;  /* store, header and directories are filled in */
 	struct nf_front_options front;  /* fsname NULL: the address */

@@ -53,6 +53,9 @@ struct fault {
 	struct nf_fault_rules rules;  /* l */
 	struct nf_prng prng;          /* l */
 	bool offline;                 /* l */
+	struct nf_prng cut_prng;      /* l  draws the times of cut=, apart from what the operations draw */
+	struct nf_timer cutter;       /* ends the time up or down */
+	uint64_t silent_until_ns;     /* l  nobody hears anything before */
 	uint64_t link_free_ns;        /* l  when the rate lets the next byte pass */
 	struct nf_store_fault_counts counts; /* l */
 };
@@ -140,6 +143,7 @@ static void wait_locked(struct fault *f, struct call *c, int result, uint64_t by
 		at_ns = f->link_free_ns;
 	}
 	at_ns += c->plan.delay_ms * NF_NS_PER_MS;
+	at_ns = NF_MAX(at_ns, f->silent_until_ns);
 	if (at_ns == now_ns || c->cancelled) {
 		finish_locked(f, c);
 		return;
@@ -149,6 +153,38 @@ static void wait_locked(struct fault *f, struct call *c, int result, uint64_t by
 }
 
 /* -- the way down and back -- */
+
+/* -- cut= -- */
+
+/* From a tenth of MAX_MS to all of it. */
+static uint64_t draw_ns_locked(struct fault *f, uint32_t max_ms) NF_REQUIRES(f->lock)
+{
+	uint64_t max_ns = max_ms * NF_NS_PER_MS, least_ns = max_ns / 10;
+
+	return least_ns + nf_prng_next(&f->cut_prng) % (max_ns - least_ns + 1);
+}
+
+/* Begins the next time up, or down. */
+static void turn_locked(struct fault *f, bool down) NF_REQUIRES(f->lock)
+{
+	uint64_t ns = draw_ns_locked(f, down ? f->rules.down_ms : f->rules.up_ms);
+	bool silent = down && nf_prng_next(&f->cut_prng) % 3 == 0;
+
+	f->offline = down;
+	f->counts.cuts += down;
+	f->silent_until_ns = silent ? nf_clock_ns() + ns : 0;
+	nf_timer_arm(f->timers, &f->cutter, ns);
+}
+
+static void turn(struct nf_timer *t)
+{
+	struct fault *f = nf_container_of(t, struct fault, cutter);
+
+	nf_lock_take(&f->lock);
+	if (f->rules.up_ms)
+		turn_locked(f, !f->offline);
+	nf_lock_drop(&f->lock);
+}
 
 /* What the caller is told, given what the store below said. */
 static int verdict_locked(struct fault *f, struct call *c) NF_REQUIRES(f->lock)
@@ -408,13 +444,14 @@ int nf_store_fault_new(struct nf_store *below, const char *rules, struct nf_stor
 	nf_lock_init(&f->lock, NF_RANK_FILTER);
 	nf_cond_init(&f->idle);
 	nf_list_init(&f->calls);
-	int r = nf_store_fault_set(&f->base, rules);
+	nf_timer_init(&f->cutter, turn);
+	int r = nf_timers_new(&f->timers);
+	r = r ? r : nf_pool_new("store-fault", 1, 0, &f->pool);
+	r = r ? r : nf_store_fault_set(&f->base, rules);
 	if (!r && asprintf(&f->base.text, "fault+%s", below->text) < 0) {
 		f->base.text = NULL;
 		r = -ENOMEM;
 	}
-	r = r ? r : nf_timers_new(&f->timers);
-	r = r ? r : nf_pool_new("store-fault", 1, 0, &f->pool);
 	if (r) {
 		fault_free(&f->base); /* BELOW is not ours yet: not set */
 		return nf_fail(r);
@@ -439,7 +476,11 @@ int nf_store_fault_set(struct nf_store *s, const char *rules)
 	nf_lock_take(&f->lock);
 	f->rules = *parsed;
 	f->offline = parsed->offline;
+	f->silent_until_ns = 0;
 	nf_prng_seed(&f->prng, parsed->seed);
+	nf_prng_seed(&f->cut_prng, parsed->seed);
+	if (parsed->up_ms)
+		turn_locked(f, false);
 	nf_lock_drop(&f->lock);
 	return 0;
 }

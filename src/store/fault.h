@@ -7,6 +7,9 @@
  *   delay=MS          each answer comes that much later (in parallel)
  *   rate=BYTES        per second, shared by all bodies
  *   offline           from the start; see nf_store_fault_set_offline()
+ *   cut=UP:DOWN       from now on the link is up for at most UP ms and down for at most DOWN ms, by turns, for times
+ *                     drawn by the seed.  Of three cuts two break off what is under way and refuse what comes; the
+ *                     third is silent: whoever waits hears nothing before it is over, then that nothing came through
  *   hold=PATTERN      operations whose "verb:name" matches (fnmatch) wait, without
  *                     effect, for nf_store_fault_release(); may be repeated
  *   status=CODE:PROB  refused with what this HTTP status means; no effect
@@ -41,6 +44,7 @@ struct nf_store_fault_counts {
 	uint64_t lost; /* lostreply=, and answers lost by going offline */
 	uint64_t late;
 	uint64_t held;
+	uint64_t cuts;
 };
 
 /* Takes BELOW on success: freeing the filter frees it.  -NF_E_OPTION for rules

@@ -8,6 +8,8 @@
 #include <fnmatch.h>
 #include <stdio.h>
 
+enum { CUT_MAX_MS = 3600000 };
+
 static const char *const verb_names[NF_STORE_VERB_NR] = {
 	[NF_STORE_GET] = "get",   [NF_STORE_PUT] = "put",       [NF_STORE_STAT] = "stat",
 	[NF_STORE_LIST] = "list", [NF_STORE_DELETE] = "delete",
@@ -51,6 +53,26 @@ static int parse_pair(const char *s, uint64_t max, uint64_t *n, uint64_t *prob)
 	if (!nf_decimal(number, n) || *n > max)
 		return nf_fail(-NF_E_OPTION);
 	return nf_fail(parse_prob(s + len + 1, prob));
+}
+
+/* "UP:DOWN" */
+static int parse_cut(struct nf_fault_rules *r, const char *value)
+{
+	nf_auto_free char *up = strdup(value);
+	uint64_t up_ms, down_ms;
+
+	if (!up)
+		return nf_fail(-ENOMEM);
+	char *down = strchr(up, ':');
+	if (!down)
+		return nf_fail(-NF_E_OPTION);
+	*down++ = '\0';
+	if (!nf_decimal(up, &up_ms) || !nf_decimal(down, &down_ms) || !up_ms || !down_ms || up_ms > CUT_MAX_MS ||
+	    down_ms > CUT_MAX_MS)
+		return nf_fail(-NF_E_OPTION);
+	r->up_ms = (uint32_t)up_ms;
+	r->down_ms = (uint32_t)down_ms;
+	return 0;
 }
 
 static int parse_verbs(const char *s, uint32_t *out)
@@ -124,6 +146,8 @@ static int parse_rule(struct nf_fault_rules *r, const char *key, const char *val
 		return nf_fail(nf_fault_rules_hold(r, value));
 	if (!strcmp(key, "name"))
 		return nf_fail(parse_name(r, value));
+	if (!strcmp(key, "cut"))
+		return nf_fail(parse_cut(r, value));
 	if (!strcmp(key, "status"))
 		return nf_fail(parse_status(r, value));
 	if (!strcmp(key, "verbs"))

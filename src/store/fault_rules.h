@@ -28,6 +28,7 @@ struct nf_fault_rules {
 	unsigned nr_status;
 	uint64_t drop, torn, flip, tornput, lostreply, late;
 	uint32_t late_ms;
+	uint32_t up_ms, down_ms; /* of cut=; 0: none */
 	uint32_t verbs; /* bit per verb; 0: all */
 	char names[NF_FAULT_NAMES_MAX][NF_STORE_NAME_MAX];
 	unsigned nr_names;

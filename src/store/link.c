@@ -2,6 +2,10 @@
  *
  *   submit -> PASSING -> BELOW -- fine, or its own error ----------> done
  *               |           \-- the path failed --> JUDGED (probe) -> ENDING (pool) -> done
+ *               |                                     |
+ *               |                                     v
+ *               +-- refused (DISCONNECTED), reads --> WAITING -- too long, HELD --> ENDING
+ *               |                                     \-- CONNECTED --> AGAIN (pool) --> PASSING
  *               +-- refused (DISCONNECTED, HELD) -------------------> ENDING
  *
  * The probe is an operation of the filter's own: at most one at a time. */
@@ -10,6 +14,7 @@
 #include "aio/pool.h"
 #include "base/assert.h"
 #include "base/clock.h"
+#include "base/counter.h"
 #include "base/error.h"
 #include "base/list.h"
 #include "base/lock.h"
@@ -29,10 +34,12 @@ enum {
 	RATE_MIN_BYTES = 65536,
 	/* The clock that counts sleep has gone on by so much more than the one that does not: we were suspended. */
 	SUSPEND_MS = 2000,
+	/* A read whose connection breaks again and again although the server is there. */
+	PASSES_MAX = 20,
 };
 
 /* PASSING: being submitted below, where it cannot be cancelled yet. */
-enum call_state { CALL_PASSING, CALL_BELOW, CALL_JUDGED, CALL_ENDING };
+enum call_state { CALL_PASSING, CALL_BELOW, CALL_JUDGED, CALL_WAITING, CALL_AGAIN, CALL_ENDING };
 
 /* l lock */
 struct call {
@@ -46,8 +53,9 @@ struct call {
 	unsigned cancelling;      /* l  cancels running in the store below */
 	bool cancelled;           /* l  by the caller */
 	bool cut;                 /* l  by us */
+	unsigned passes;          /* l  how often it was passed down */
 	int result;
-	struct nf_work work;
+	struct nf_work work, again;
 };
 
 /* I set before publication;  l lock */
@@ -65,6 +73,7 @@ struct link {
 	enum nf_link_state state;   /* l */
 	int last_error;             /* l */
 	uint64_t since_ns;          /* l */
+	uint64_t wait_until_ns;     /* l  for who waits for the connection that was lost last; 0: none was */
 	uint64_t probes;            /* l */
 	uint64_t probe_after_ms;    /* l  the next wait */
 	uint64_t probed_ns;         /* l  when the last one began */
@@ -81,6 +90,7 @@ struct link {
 	struct nf_store_op probe;   /* owned by who set `probing` */
 	struct nf_timer again;      /* starts the next probe */
 	struct nf_timer late;       /* ends this one */
+	struct nf_timer waited;     /* ends those that are WAITING */
 	struct nf_work notify;
 	bool notifying;             /* l  queued */
 	bool telling;               /* l  `tell` runs */
@@ -152,6 +162,41 @@ static void finish_locked(struct link *k, struct call *c, int result) NF_REQUIRE
 	c->result = result;
 	c->state = CALL_ENDING;
 	nf_pool_add(k->pool, &c->work);
+}
+
+/* -- who waits for the connection -- */
+
+/* True: C, which did not come through, waits for the connection or goes down again.  It changes nothing, so it may. */
+static bool waits_locked(struct link *k, struct call *c) NF_REQUIRES(k->lock)
+{
+	uint64_t now = nf_clock_ns();
+
+	if (!k->o.wait_ms || k->closing || c->cancelled || changes(c->op) || c->op->priority != NF_STORE_FOREGROUND)
+		return false;
+	if (k->state == NF_LINK_HELD || (k->state == NF_LINK_DISCONNECTED && now >= k->wait_until_ns) ||
+	    c->passes == PASSES_MAX)
+		return false;
+	c->cut = false;
+	if (k->state == NF_LINK_DISCONNECTED) {
+		c->state = CALL_WAITING;
+		nf_timer_arm(k->timers, &k->waited, k->wait_until_ns - now);
+	} else {
+		c->state = CALL_AGAIN;
+		nf_pool_add(k->pool, &c->again);
+	}
+	return true;
+}
+
+static void waited(struct nf_timer *t)
+{
+	struct link *k = nf_container_of(t, struct link, waited);
+
+	nf_lock_take(&k->lock);
+	nf_list_for_each(c, &k->calls, struct call, link) {
+		if (c->state == CALL_WAITING && nf_clock_ns() >= k->wait_until_ns)
+			finish_locked(k, c, -NF_E_OFFLINE);
+	}
+	nf_lock_drop(&k->lock);
 }
 
 /* What a call that the probe has shown to be cut off is told.  A change that was sent may have happened. */
@@ -239,7 +284,7 @@ static void cut_locked(struct link *k) NF_REQUIRES(k->lock)
 	struct call *c;
 
 	nf_list_for_each(j, &k->calls, struct call, link) {
-		if (j->state == CALL_JUDGED)
+		if (j->state == CALL_WAITING || (j->state == CALL_JUDGED && !waits_locked(k, j)))
 			finish_locked(k, j, offline_error(j));
 	}
 	while ((c = next_to_cut_locked(k))) {
@@ -254,6 +299,10 @@ static void enter_locked(struct link *k, enum nf_link_state s, int error) NF_REQ
 	k->last_error = error;
 	if (k->state == s)
 		return;
+	if (k->state == NF_LINK_CONNECTED) {
+		k->wait_until_ns = nf_clock_ns() + k->o.wait_ms * NF_NS_PER_MS;
+		nf_count(NF_C_LINK_LOST, s != NF_LINK_HELD);
+	}
 	nf_trace(STORE, "link %s -> %s (%s)", nf_link_state_name(k->state), nf_link_state_name(s), nf_error_name(error));
 	k->state = s;
 	k->since_ns = nf_clock_ns();
@@ -337,10 +386,15 @@ static void connected_locked(struct link *k) NF_REQUIRES(k->lock)
 {
 	k->probe_after_ms = k->o.probe_min_ms;
 	enter_locked(k, NF_LINK_CONNECTED, 0);
-	/* Their failures were their own. */
+	/* Failures were their own, but for a connection that broke. */
 	nf_list_for_each(c, &k->calls, struct call, link) {
-		if (c->state == CALL_JUDGED)
-			finish_locked(k, c, c->cancelled ? -NF_E_CANCELLED : c->result);
+		if (c->state != CALL_WAITING && c->state != CALL_JUDGED)
+			continue;
+		if (c->state == CALL_WAITING || c->result == -NF_E_OFFLINE) {
+			if (waits_locked(k, c))
+				continue;
+		}
+		finish_locked(k, c, c->cancelled ? -NF_E_CANCELLED : c->result);
 	}
 }
 
@@ -363,7 +417,9 @@ static void probe_done(struct nf_store_op *op)
 	} else if (k->state != NF_LINK_HELD) {
 		if (!k->closing)
 			nf_timer_arm(k->timers, &k->again, k->probe_after_ms * NF_NS_PER_MS);
-		k->probe_after_ms = NF_MIN(2 * k->probe_after_ms, (uint64_t)k->o.probe_max_ms);
+		/* As long as somebody may wait for it, it is not left alone for long. */
+		if (nf_clock_ns() >= k->wait_until_ns)
+			k->probe_after_ms = NF_MIN(2 * k->probe_after_ms, (uint64_t)k->o.probe_max_ms);
 		enter_locked(k, NF_LINK_DISCONNECTED, r == -NF_E_CANCELLED ? -NF_E_TIMEOUT : r);
 	}
 	nf_cond_broadcast(&k->changed);
@@ -383,6 +439,7 @@ static bool judge_locked(struct link *k, struct call *c) NF_REQUIRES(k->lock)
 		return false;
 	if (k->state == NF_LINK_DISCONNECTED || k->state == NF_LINK_HELD || (c->cut && !c->cancelled)) {
 		c->result = offline_error(c);
+		(void)waits_locked(k, c);
 		return false;
 	}
 	if (r == -NF_E_CANCELLED || c->cancelled)
@@ -406,7 +463,7 @@ static void below_done(struct nf_store_op *op)
 	c->state = CALL_ENDING;
 	if (op->verb == NF_STORE_PUT)
 		put_ended_locked(k, op);
-	bool send = judge_locked(k, c), wait = c->state == CALL_JUDGED;
+	bool send = judge_locked(k, c), wait = c->state != CALL_ENDING;
 	/* Judged at once, on another thread, from here on. */
 	nf_lock_drop(&k->lock);
 	if (!wait)
@@ -436,6 +493,46 @@ static bool sooner_locked(struct link *k, const struct nf_store_op *op) NF_REQUI
 	       nf_clock_ns() - k->probed_ns >= k->o.probe_min_ms * NF_NS_PER_MS && probe_wanted_locked(k);
 }
 
+/* Once for each of C's passes, whose number was counted with the reference. */
+static void pass_down(struct link *k, struct call *c, unsigned pass)
+{
+	/* The table, not nf_store_submit(): the operation was checked and counted. */
+	k->below->ops->submit(k->below, c->op);
+	nf_lock_take(&k->lock);
+	/* It may have come back, and gone down again, already. */
+	if (c->state == CALL_PASSING && c->passes == pass) {
+		c->state = CALL_BELOW;
+		if (c->cancelled || c->cut)
+			cancel_below_locked(k, c);
+	}
+	put_locked(k, c);
+	nf_lock_drop(&k->lock);
+}
+
+static void call_again(struct nf_work *w)
+{
+	struct call *c = nf_container_of(w, struct call, again);
+	struct link *k = c->k;
+
+	nf_lock_take(&k->lock);
+	bool gone = k->state == NF_LINK_DISCONNECTED || k->state == NF_LINK_HELD;
+	if (c->cancelled || k->closing || gone) {
+		c->result = c->cancelled ? -NF_E_CANCELLED : -NF_E_OFFLINE;
+		if (!waits_locked(k, c))
+			finish_locked(k, c, c->result);
+		nf_lock_drop(&k->lock);
+		return;
+	}
+	c->state = CALL_PASSING;
+	c->refs++;
+	unsigned pass = ++c->passes;
+	nf_lock_drop(&k->lock);
+	nf_store_op_deinit(c->op);
+	c->op->error = 0;
+	c->op->transferred_bytes = 0;
+	pass_down(k, c, pass);
+}
+
 static void link_submit(struct nf_store *s, struct nf_store_op *op)
 {
 	struct link *k = link_of(s);
@@ -448,6 +545,7 @@ static void link_submit(struct nf_store *s, struct nf_store_op *op)
 	}
 	*c = (struct call){ .op = op, .k = k, .done = op->done, .ctx = op->ctx, .refs = 1 };
 	nf_work_init(&c->work, call_end);
+	nf_work_init(&c->again, call_again);
 	nf_lock_take(&k->lock);
 	nf_list_add_tail(&k->calls, &c->link);
 	bool send = look_at_clocks_locked(k);
@@ -457,25 +555,18 @@ static void link_submit(struct nf_store *s, struct nf_store_op *op)
 	send = send || sooner_locked(k, op);
 	if (pass && op->verb == NF_STORE_PUT)
 		put_begins_locked(k);
-	if (pass)
+	c->result = pass ? 0 : -NF_E_OFFLINE;
+	if (pass) {
 		c->refs++;
-	else
-		finish_locked(k, c, -NF_E_OFFLINE);
+		c->passes++;
+	} else if (!waits_locked(k, c)) {
+		finish_locked(k, c, c->result);
+	}
 	nf_lock_drop(&k->lock);
 	if (send)
 		probe_send(k);
-	if (!pass)
-		return;
-	/* The table, not nf_store_submit(): the operation was checked and counted. */
-	k->below->ops->submit(k->below, op);
-	nf_lock_take(&k->lock);
-	if (c->state == CALL_PASSING) {
-		c->state = CALL_BELOW;
-		if (c->cancelled || c->cut)
-			cancel_below_locked(k, c);
-	}
-	put_locked(k, c);
-	nf_lock_drop(&k->lock);
+	if (pass)
+		pass_down(k, c, 1);
 }
 
 static void link_cancel(struct nf_store *s, struct nf_store_op *op)
@@ -490,7 +581,7 @@ static void link_cancel(struct nf_store *s, struct nf_store_op *op)
 		c->cancelled = true;
 		if (c->state == CALL_BELOW)
 			cancel_below_locked(k, c);
-		else if (c->state == CALL_JUDGED)
+		else if (c->state == CALL_JUDGED || c->state == CALL_WAITING)
 			finish_locked(k, c, changes(op) ? c->result : -NF_E_CANCELLED);
 		break;
 	}
@@ -506,7 +597,7 @@ static void link_free(struct nf_store *s)
 	nf_lock_take(&k->lock);
 	k->closing = true;
 	nf_list_for_each(c, &k->calls, struct call, link) {
-		if (c->state == CALL_JUDGED)
+		if (c->state == CALL_JUDGED || c->state == CALL_WAITING)
 			finish_locked(k, c, offline_error(c));
 	}
 	while (k->sending)
@@ -584,6 +675,7 @@ int nf_link_new(struct nf_store *below, const struct nf_link_options *o, struct 
 	nf_list_init(&k->calls);
 	nf_timer_init(&k->again, probe_again);
 	nf_timer_init(&k->late, probe_late);
+	nf_timer_init(&k->waited, waited);
 	nf_work_init(&k->notify, notify);
 	k->base.text = strdup(below->text);
 	int r = k->base.text ? 0 : nf_fail(-ENOMEM);
@@ -608,6 +700,8 @@ void nf_link_status(struct nf_store *s, struct nf_link_status *out)
 	nf_lock_take(&k->lock);
 	*out = (struct nf_link_status){ .state = k->state, .last_error = k->last_error, .since_ns = k->since_ns,
 					.probes = k->probes };
+	if (k->o.wait_ms && k->state == NF_LINK_DISCONNECTED)
+		out->wait_until_ns = k->wait_until_ns;
 	if (k->sent_bytes >= RATE_MIN_BYTES && k->sending_ns)
 		out->upload_bytes_per_s = (uint64_t)((__uint128_t)k->sent_bytes * NF_NS_PER_S / k->sending_ns);
 	nf_lock_drop(&k->lock);

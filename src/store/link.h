@@ -9,7 +9,8 @@
  *    HELD   by command, from any state; released to PROBING
  *
  * CONNECTED, PROBING: operations pass.  DISCONNECTED, HELD: they fail at once with -NF_E_OFFLINE, and those under way are
- * cut off: nobody waits for a server that is not there.
+ * cut off: nobody waits for a server that is not there.  With `wait_ms` reads in the foreground do, for so long after a
+ * connection was lost: they are passed down (again) when it is back.  Not where there was none before, nor when HELD.
  *
  * "The path failed": no connection, no progress, certificates, answers that make no sense, 5xx, refused credentials.  One
  * such failure may be that of one object, so it is not believed: a probe (the listing of header/, small and always there)
@@ -28,6 +29,7 @@ struct nf_link_options {
 	uint32_t probe_timeout_ms; /* 0: 10,000 */
 	uint32_t probe_min_ms;     /* 0: 1,000 */
 	uint32_t probe_max_ms;     /* 0: 30,000 */
+	uint32_t wait_ms;          /* 0: nobody waits for a connection that was lost */
 	bool held;                 /* begin so */
 	bool any;                  /* that there is no vault yet is no failure */
 };
@@ -46,6 +48,7 @@ struct nf_link_status {
 	int last_error;     /* why DISCONNECTED; 0 when connected */
 	uint64_t since_ns;  /* of this state, nf_clock_ns() */
 	uint64_t probes;
+	uint64_t wait_until_ns; /* who waits for the connection that was lost is told then; 0: nobody waits */
 	uint64_t upload_bytes_per_s; /* of late, while anything was being sent; 0: not known yet */
 };
 void nf_link_status(struct nf_store *link, struct nf_link_status *out);

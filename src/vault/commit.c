@@ -111,7 +111,7 @@ void nf_sync_wait(struct nf_run *run)
 
 	nf_lock_take(&v->ns);
 	run->sync_seq = nf_commit_target(v);
-	bool wait = run->sync_seq != 0, away = v->away;
+	bool wait = run->sync_seq != 0, away = v->away && nf_clock_ns() >= v->patient_until_ns;
 	if (wait && !away) {
 		nf_list_add_tail(&v->sync_waiters, &run->waiting);
 		v->want_commit = true;
@@ -453,23 +453,34 @@ void nf_commit_link(void *vault, enum nf_link_state s)
 {
 	struct nf_vault *v = vault;
 	bool away = s == NF_LINK_DISCONNECTED || s == NF_LINK_HELD;
+	struct nf_link_status now;
 
+	nf_link_status(v->link, &now);
 	nf_lock_take(&v->ns);
 	if (v->away && !away) {
 		v->reintegrate_seq = nf_commit_target(v);
 		v->reintegrating = v->reintegrate_seq != 0;
 	}
 	v->away = away;
+	v->patient_until_ns = now.wait_until_ns;
 	/* Back: what others did meanwhile, and what we did, at once. */
 	v->want_look = v->want_look || (s == NF_LINK_CONNECTED && !v->manual);
 	v->back = v->back || s == NF_LINK_CONNECTED;
 	nf_cond_broadcast(&v->changed);
 	nf_lock_drop(&v->ns);
-	if (away)
+	if (away && now.wait_until_ns <= nf_clock_ns())
 		fail_synced(v);
 }
 
 /* --- the thread ------------------------------------------------------------------------------------- */
+
+/* Sent only by command: what was asked for, and what an earlier commit left, as long as somebody waits for it. */
+static bool asked_for(struct nf_vault *v)
+{
+	bool waits = v->syncing || !nf_list_empty(&v->sync_waiters);
+
+	return nf_commit_target(v) && (v->want_commit || (waits && (v->frozen || unconfirmed_seq(v))));
+}
 
 static bool something_due(struct nf_vault *v, uint64_t now, uint64_t *at)
 {
@@ -522,7 +533,7 @@ static void *committer(void *arg)
 	nf_lock_take(&v->ns);
 	while (!v->stopping) {
 		uint64_t now = nf_clock_ns(), at = v->manual ? now + NF_NS_PER_S : next_poll;
-		bool due = v->manual ? v->want_commit && nf_commit_target(v) : something_due(v, now, &at);
+		bool due = v->manual ? asked_for(v) : something_due(v, now, &at);
 		bool poll = v->want_look || (!v->manual && now >= next_poll);
 		if (v->back) {
 			v->back = false;
@@ -536,6 +547,14 @@ static void *committer(void *arg)
 		if (v->away) {
 			due = poll = false;
 			at = now + 60 * NF_NS_PER_S; /* the link tells when it is back */
+			if (v->patient_until_ns > now) {
+				at = NF_MIN(at, v->patient_until_ns);
+			} else if (!nf_list_empty(&v->sync_waiters)) {
+				nf_lock_drop(&v->ns);
+				fail_synced(v);
+				nf_lock_take(&v->ns);
+				continue;
+			}
 		}
 		if (to_settle(v, now, due, &at)) {
 			nf_lock_drop(&v->ns);
@@ -670,6 +689,8 @@ static int sync_all(struct nf_vault *v, _Atomic bool *stop)
 	}
 	nf_lock_take(&v->ns);
 	uint64_t failures = 0, seen = v->turns_done;
+	v->syncing++;
+	nf_cond_broadcast(&v->changed);
 	while (!is_done(v, target) && !v->stopping && !(stop && *stop)) {
 		/* Once it is cut it goes by itself; wanting more would cut what comes behind it. */
 		if (v->current && v->current->seq <= target) {
@@ -685,6 +706,7 @@ static int sync_all(struct nf_vault *v, _Atomic bool *stop)
 			break;
 		}
 	}
+	v->syncing--;
 	if (r == 0)
 		r = is_done(v, target) ? left_out(v, target) : nf_fail(-NF_E_CANCELLED);
 	nf_lock_drop(&v->ns);

@@ -230,6 +230,7 @@ struct nf_vault {
 	uint64_t others_seen_ns;    /* when a look last showed news of others; the committer's */
 	uint64_t pruned_looks;      /* looks_done at the last pruning; the committer's */
 	bool want_commit;           /* n  commit now */
+	unsigned syncing;           /* n  who waits in nf_vault_sync() */
 	bool want_look;             /* n */
 	bool want_whole_look;       /* n  also if a listing shows nothing new */
 	uint64_t settled_looks;     /* n  looks that showed one leaf, the base */
@@ -241,6 +242,7 @@ struct nf_vault {
 	bool committing;            /* n */
 	bool connected;             /* n  without a link */
 	bool away;                  /* n  the link is disconnected or held: nothing is tried */
+	uint64_t patient_until_ns;  /* n  when `away`: who waits for the server is told then */
 	bool back;                  /* n  it was found connected: no back-off any more */
 	bool reintegrating;         /* n  until our dot of reintegrate_seq is on the server */
 	uint64_t reintegrate_seq;   /* n */

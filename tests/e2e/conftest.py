@@ -25,6 +25,7 @@ LIMIT_S = 60
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/lib"))  # servers, stubserver, proxy, figures
 libc = ctypes.CDLL(None, use_errno=True)
+import cuts_lib  # noqa: E402
 
 
 class TimedOut(Exception):
@@ -186,6 +187,17 @@ def pytest_configure(config):
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", 143))
 
 
+def pytest_collection_modifyitems(items):
+    if cuts_lib.SEED is not None:
+        cuts_lib.select(items)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if cuts_lib.SEED is not None:
+        for line in cuts_lib.summary():
+            terminalreporter.write_line(line)
+
+
 @pytest.fixture
 def stage():
     s = Stage()
@@ -199,6 +211,8 @@ def stage():
 def time_limit(request):
     marker = request.node.get_closest_marker("limit")
     seconds = marker.args[0] if marker else LIMIT_S
+    if cuts_lib.SEED is not None:
+        seconds *= cuts_lib.SLOWER
     stage_used = request.getfixturevalue("stage") if "stage" in request.fixturenames else None
 
     def expired(_sig, _frame):

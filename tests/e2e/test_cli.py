@@ -27,6 +27,7 @@ COMMANDS = ["init", "mount", "umount", "status", "sync", "offline", "online", "p
 def site(stage, build):
     s = Site(stage, build)
     yield s
+    s.settle()
     pid = s.daemon()
     if pid:
         os.kill(pid, signal.SIGKILL)

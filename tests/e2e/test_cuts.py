@@ -2,11 +2,17 @@
 byte for byte.
 
 A server is behind a proxy that breaks connections off or lets nothing pass; a directory behind the fault filter, which drops one
-operation in so many and loses answers.  NF_E2E_CUT_SEED replays."""
+operation in so many and loses answers.  NF_E2E_CUT_SEED replays.
+
+The other mounted tests run with cuts too (cuts_lib.py): a few of them here, with FOLIOFS_LONG=1 all."""
 import contextlib
 import errno
 import os
+import pathlib
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -20,6 +26,31 @@ from vault_lib import KINDS, LONG, Vault, size, store
 SEED = size("CUT_SEED", random.SystemRandom().randrange(10**6), 1)
 FEW = KINDS if LONG else ("file", "apache", "nginx")
 FAULTS = "drop=0.04&lostreply=0.02&late=300:0.05&name=packs/&name=heads/"
+
+
+# What the ordinary run takes of the mounted tests.
+FEW_TESTS = ["test_one_path.py", "test_programs.py::test_copies_by_cp_tar_and_rsync_lose_nothing",
+             "test_programs.py::test_a_removed_file_lives_as_long_as_it_is_open", "test_cli.py::test_reading_without_a_mount",
+             "test_mmap.py::test_changes_committed_on_both_sides_are_kept_side_by_side[nginx]"]
+
+
+@pytest.mark.limit(14400 if LONG else 300)
+def test_the_mounted_tests_pass_while_their_links_are_cut():
+    here = pathlib.Path(__file__).parent
+    which = [here] if LONG else [here / t for t in FEW_TESTS]
+    env = {k: v for k, v in os.environ.items() if k != "FOLIOFS_LONG"}
+    p = subprocess.Popen([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *which],
+                         env=env | {"NF_E2E_CUTS": str(SEED)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                         start_new_session=True)
+    try:
+        said = p.communicate()[0]
+    finally:
+        if p.poll() is None:
+            # It cleans up behind itself.
+            p.send_signal(signal.SIGTERM)
+            p.wait(60)
+    print(said)
+    assert p.returncode == 0, said
 
 
 class Way:

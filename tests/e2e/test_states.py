@@ -195,6 +195,19 @@ def test_a_metered_mount_sends_and_asks_nothing_unasked_and_reads_what_it_needs(
             assert stub.log[before:] == []
 
 
+@pytest.mark.limit(120)
+def test_what_a_sync_of_a_metered_mount_could_not_send_goes_with_the_next_one(stub, vault):
+    with vault.machine("a").mount("sync=manual") as a:
+        (a.dir / "f").write_bytes(b"x" * 100000)
+        stub.verbs, stub.status, stub.fault = ("PUT",), 507, "status"
+        assert a.try_sync() != OK
+        stub.fault = "none"
+        a.sync(30)
+        assert a.status()["safe_to_switch_off"]
+    with vault.machine("b").mount() as b:
+        assert (b.dir / "f").read_bytes() == b"x" * 100000
+
+
 def test_a_limited_line_is_not_used_faster(stub, vault):
     rate = 400 << 10
     with vault.machine("a").mount("bwlimit_up=400K", "write_back=60") as a:

@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import subprocess
 
+import cuts_lib
 import servers
 from conftest import ROOT, detach
 
@@ -45,6 +46,7 @@ class Store:
 
     def __init__(self, stage, kind, auth=None):
         self.kind = kind
+        self.vaults = []
         self.server = None
         self.auth = None
         if kind == "file":
@@ -82,6 +84,8 @@ def store(stage, kind, auth=None):
     s = Store(stage, kind, auth)
     try:
         yield s
+        for v in s.vaults:
+            v.settle()
     finally:
         # Daemons first: one that waits for a dead server would take its time.
         for d in stage.daemons:
@@ -95,10 +99,25 @@ class Vault:
         self.store = where
         self.password = password
         self.machines = {}
+        where.vaults = [*getattr(where, "vaults", []), self]
         if getattr(where, "auth", None):
             self.machine("init").netrc(*where.auth)
         done = self.machine("init").run("init", where.url, "--kdf-cost", "15")
         assert done.returncode == 0, done.stderr
+
+    def settle(self):
+        """The end of a test under cuts (cuts_lib)."""
+        if cuts_lib.SEED is None:
+            return
+        for d in self.stage.daemons:
+            d.end()
+        took_part = [m for m in self.machines.values() if m.mounts]
+        for m in took_part:
+            m.whole_link = True
+        judge = self.machine("judge")
+        judge.whole_link = True
+        cuts_lib.compare(self, [*took_part, judge],
+                         lambda out: cuts_lib.extract(self.store.root, self.stage.dir / "judge-secret", self.password, out))
 
     def machine(self, name):
         if name not in self.machines:
@@ -114,6 +133,7 @@ class Machine:
         self.name = name
         self.home = vault.stage.folder("machine-" + name)
         self.mounts = 0
+        self.whole_link = False
 
     def env(self, password=None):
         e = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "FOLIOFS_"))}
@@ -125,9 +145,12 @@ class Machine:
         e["FOLIOFS_PASSWORD"] = password or self.vault.password
         return e
 
-    def run(self, *args, password=None, timeout=60):
+    def run_once(self, *args, password=None, timeout=60):
         return subprocess.run([program(), *map(str, args)], env=self.env(password), text=True,
                               capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
+
+    def run(self, *args, **kw):
+        return cuts_lib.again_while(lambda done: done.returncode == OFFLINE, lambda: self.run_once(*args, **kw))
 
     def netrc(self, user, password):
         path = self.home / ".netrc"
@@ -140,14 +163,27 @@ class Machine:
 
     def mount_argv(self, where, options=()):
         argv = [program(), "mount", "-f"]
+        url = self.vault.store.url
+        if not self.whole_link:
+            url, options = cuts_lib.through(url), cuts_lib.options(options)
         if options:
             argv += ["-o", ",".join(options)]
-        return argv + [self.vault.store.url, str(where)]
+        return argv + [url, str(where)]
 
     def mount(self, *options, timeout_s=30):
         where = self.folder()
-        d = self.vault.stage.daemon(self.mount_argv(where, options), mount=where, env=self.env(),
-                                    timeout_s=timeout_s)
+
+        def start():
+            try:
+                return self.vault.stage.daemon(self.mount_argv(where, options), mount=where, env=self.env(),
+                                               timeout_s=timeout_s)
+            except AssertionError as e:
+                if "cannot be reached" not in str(e):
+                    raise
+                return e
+        d = cuts_lib.again_while(lambda d: isinstance(d, AssertionError), start)
+        if isinstance(d, AssertionError):
+            raise d
         return Mount(self, where, d)
 
     def forget(self):
@@ -171,12 +207,18 @@ class Mount:
         else:
             self.daemon.end()
 
+    def has_not_looked(self):
+        """What there was to send was sent, or there was nothing; what others did may still be missing."""
+        s = self.status()
+        return s["link"] != "connected" or s["last_error"]
+
     def sync(self, timeout=120):
-        done = self.machine.run("sync", self.dir, timeout=timeout)
+        done = cuts_lib.again_while(lambda done: done.returncode == OFFLINE or (done.returncode == OK and self.has_not_looked()),
+                                    lambda: self.machine.run_once("sync", self.dir, timeout=timeout))
         assert done.returncode == 0, (done.stdout, done.stderr, self.daemon.stderr())
 
     def try_sync(self, timeout=120):
-        return self.machine.run("sync", self.dir, timeout=timeout).returncode
+        return self.machine.run_once("sync", self.dir, timeout=timeout).returncode
 
     def status(self):
         done = self.machine.run("status", "--json", self.dir)
@@ -190,6 +232,8 @@ class Mount:
         return {name: int(value) for name, value, _ in map(str.split, done.stdout.splitlines())}
 
     def unmount(self, timeout_s=60):
+        if cuts_lib.SEED is not None:
+            cuts_lib.note_lost(self.dir, self.counters())
         status = self.daemon.unmount(timeout_s)
         assert status == 0, (status, self.daemon.stderr())
 

@@ -6,6 +6,8 @@
 #include "conform.h"
 #include "suite.h"
 
+#include <unistd.h>
+
 static struct nf_store *fault_open(const char *rules)
 {
 	char address[512];
@@ -19,7 +21,8 @@ static struct nf_store *fault_open(const char *rules)
 
 static const char *const bad_rules[] = { "x", "drop", "drop=2", "drop=1.1", "drop=.", "drop=-1", "late=5",
 					 "late=x:1", "status=200:1", "status=1000:1", "verbs=", "verbs=gut",
-					 "delay=x", "hold=", "name=", "offline=1", "seed=", "rate=1k" };
+					 "delay=x", "hold=", "name=", "offline=1", "seed=", "rate=1k",
+					 "cut", "cut=5", "cut=5:", "cut=0:5", "cut=5:0", "cut=5:x", "cut=3600001:5" };
 
 START_TEST(rules_that_are_not_understood_are_refused)
 {
@@ -229,6 +232,34 @@ START_TEST(going_offline_loses_the_answers_under_way)
 }
 END_TEST
 
+START_TEST(a_link_is_cut_and_joined_by_turns)
+{
+	enum { CUTS = 6 };
+	struct nf_store *s = fault_open("");
+	struct nf_store_fault_counts n = { 0 };
+	unsigned good = 0, refused = 0;
+	struct nf_store_op op;
+	bool same;
+
+	ck_assert_int_eq(conform_put(s, "o/x", 1000), 0);
+	ck_assert_int_eq(nf_store_fault_set(s, "seed=5&cut=40:20"), 0);
+	for (uint64_t end = nf_clock_ns() + 30 * NF_NS_PER_S; n.cuts < CUTS && nf_clock_ns() < end; usleep(500)) {
+		int r = conform_get(s, "o/x", 0, 1000, false, &op, &same);
+		ck_assert(r == -NF_E_OFFLINE || (r == 0 && same));
+		good += r == 0;
+		refused += r != 0;
+		nf_store_fault_counts(s, &n);
+	}
+	ck_assert_uint_ge(n.cuts, CUTS);
+	ck_assert_uint_gt(good, CUTS);
+	ck_assert_uint_ge(refused, CUTS / 2);
+	/* Other rules end it. */
+	ck_assert_int_eq(nf_store_fault_set(s, ""), 0);
+	ck_assert_int_eq(conform_get(s, "o/x", 0, 1000, false, &op, &same), 0);
+	nf_store_free(s);
+}
+END_TEST
+
 START_TEST(cancelling_reaches_the_store_below)
 {
 	struct nf_store *s;
@@ -265,6 +296,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(t, held_operations_have_no_effect_until_released);
 	tcase_add_test(t, freeing_ends_what_is_held_and_what_waits);
 	tcase_add_test(t, going_offline_loses_the_answers_under_way);
+	tcase_add_test(t, a_link_is_cut_and_joined_by_turns);
 	tcase_add_test(t, cancelling_reaches_the_store_below);
 	tcase_add_test(t, a_filter_without_rules_conforms);
 }

@@ -27,12 +27,12 @@ static void on_change(void *ctx, enum nf_link_state s)
 	atomic_fetch_add(&r->changes, 1);
 }
 
-static void rig_init(struct rig *r, bool held, bool vault)
+static void rig_init_waiting(struct rig *r, bool held, bool vault, uint32_t wait_ms)
 {
 	static unsigned nr;
 	char address[64];
 	struct nf_link_options o = { .probe_timeout_ms = PROBE_MS, .probe_min_ms = 30, .probe_max_ms = 60,
-				     .held = held };
+				     .wait_ms = wait_ms, .held = held };
 
 	snprintf(address, sizeof address, "fault+mem:link%u?", ++nr);
 	ck_assert_int_eq(nf_store_open(address, NULL, false, &r->fault), 0);
@@ -43,6 +43,8 @@ static void rig_init(struct rig *r, bool held, bool vault)
 	ck_assert_int_eq(nf_link_new(r->fault, &o, &r->link), 0);
 	nf_link_listen(r->link, on_change, r);
 }
+
+static void rig_init(struct rig *r, bool held, bool vault) { rig_init_waiting(r, held, vault, 0); }
 
 static enum nf_link_state state_of(struct rig *r)
 {
@@ -315,6 +317,101 @@ START_TEST(a_cancelled_call_says_so_in_every_state)
 }
 END_TEST
 
+START_TEST(who_reads_waits_for_a_connection_that_was_lost)
+{
+	struct waiting early, late, change, behind;
+	struct rig r;
+
+	rig_init_waiting(&r, false, true, 60000);
+	connect(&r);
+	/* One is under way when the server goes, one comes later. */
+	ck_assert_int_eq(nf_store_fault_hold(r.fault, "get:o/x"), 0);
+	begin(&r, &early, NF_STORE_GET, "o/x", NULL);
+	nf_store_fault_set_offline(r.fault, true);
+	begin(&r, &change, NF_STORE_PUT, "o/y", &(struct iovec){ change.body, sizeof change.body });
+	ck_assert_int_eq(wait_for(&change), -NF_E_OFFLINE);
+	ck_assert_int_eq(state_of(&r), NF_LINK_DISCONNECTED);
+	(void)nf_store_fault_release(r.fault);
+	begin(&r, &late, NF_STORE_GET, "o/x", NULL);
+	/* Who is not waited for does not wait. */
+	ck_assert_int_eq(nf_completion_init(&behind.done), 0);
+	conform_name(&behind.op, NF_STORE_STAT, "o/x");
+	behind.op.priority = NF_STORE_BACKGROUND;
+	behind.op.done = on_done;
+	behind.op.ctx = &behind.done;
+	nf_store_submit(r.link, &behind.op);
+	ck_assert_int_eq(wait_for(&behind), -NF_E_OFFLINE);
+	usleep(100000);
+	nf_store_fault_set_offline(r.fault, false);
+	ck_assert_int_eq(wait_for(&early), 0);
+	ck_assert(conform_same("o/x", 0, early.body, sizeof early.body));
+	ck_assert_int_eq(wait_for(&late), 0);
+	ck_assert(conform_same("o/x", 0, late.body, sizeof late.body));
+	ck_assert_int_eq(state_of(&r), NF_LINK_CONNECTED);
+	nf_store_free(r.link);
+}
+END_TEST
+
+START_TEST(a_connection_that_breaks_though_the_server_is_there_is_tried_again_but_not_for_ever)
+{
+	struct nf_store_fault_counts n;
+	struct rig r;
+
+	rig_init_waiting(&r, false, true, 60000);
+	connect(&r);
+	ck_assert_int_eq(nf_store_fault_set(r.fault, "drop=1&name=o/"), 0);
+	ck_assert_int_eq(get(&r), -NF_E_OFFLINE);
+	ck_assert(becomes(&r, NF_LINK_CONNECTED));
+	nf_store_fault_counts(r.fault, &n);
+	ck_assert_uint_ge(n.seen[NF_STORE_GET], 10);
+	ck_assert_int_eq(nf_store_fault_set(r.fault, "seed=3&drop=0.5&name=o/"), 0);
+	for (int i = 0; i < 5; i++)
+		ck_assert_int_eq(get(&r), 0);
+	nf_store_free(r.link);
+}
+END_TEST
+
+START_TEST(nobody_waits_longer_than_was_said_nor_when_it_is_said_otherwise)
+{
+	enum { SAID_MS = 150 };
+	struct waiting w;
+	struct rig r;
+
+	/* There was no connection yet. */
+	rig_init_waiting(&r, false, true, 60000);
+	nf_store_fault_set_offline(r.fault, true);
+	ck_assert_int_eq(get(&r), -NF_E_OFFLINE);
+	nf_store_fault_set_offline(r.fault, false);
+	ck_assert(becomes(&r, NF_LINK_CONNECTED));
+	nf_store_fault_set_offline(r.fault, true);
+	/* Cancelled, held by command, the store closed. */
+	begin(&r, &w, NF_STORE_GET, "o/x", NULL);
+	ck_assert(becomes(&r, NF_LINK_DISCONNECTED));
+	nf_store_cancel(r.link, &w.op);
+	ck_assert_int_eq(wait_for(&w), -NF_E_CANCELLED);
+	begin(&r, &w, NF_STORE_GET, "o/x", NULL);
+	nf_link_hold(r.link, true);
+	ck_assert_int_eq(wait_for(&w), -NF_E_OFFLINE);
+	nf_link_hold(r.link, false);
+	nf_store_fault_set_offline(r.fault, false);
+	ck_assert(becomes(&r, NF_LINK_CONNECTED));
+	nf_store_fault_set_offline(r.fault, true);
+	begin(&r, &w, NF_STORE_GET, "o/x", NULL);
+	ck_assert(becomes(&r, NF_LINK_DISCONNECTED));
+	nf_store_free(r.link);
+	ck_assert_int_eq(wait_for(&w), -NF_E_OFFLINE);
+
+	rig_init_waiting(&r, false, true, SAID_MS);
+	connect(&r);
+	nf_store_fault_set_offline(r.fault, true);
+	uint64_t begun = nf_clock_ns();
+	ck_assert_int_eq(get(&r), -NF_E_OFFLINE);
+	ck_assert_uint_ge(nf_clock_ns() - begun, SAID_MS * NF_NS_PER_MS);
+	ck_assert_int_eq(get(&r), -NF_E_OFFLINE);
+	nf_store_free(r.link);
+}
+END_TEST
+
 /* Many threads, a server that comes and goes, cancels: every call ends once. */
 enum { THREADS = 4, ROUNDS = 150 };
 
@@ -338,7 +435,7 @@ START_TEST(calls_end_once_while_the_link_comes_and_goes)
 	pthread_t t[THREADS];
 	struct rig r;
 
-	rig_init(&r, false, true);
+	rig_init_waiting(&r, false, true, _i ? 40 : 0);
 	for (int i = 0; i < THREADS; i++)
 		ck_assert_int_eq(pthread_create(&t[i], NULL, worker, &r), 0);
 	for (int i = 0; i < 40; i++) {
@@ -372,7 +469,10 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, after_a_suspend_the_way_is_tried_before_it_is_trusted);
 	tcase_add_test(tc, held_by_command_nothing_reaches_the_server_until_it_is_released);
 	tcase_add_test(tc, a_cancelled_call_says_so_in_every_state);
-	tcase_add_test(tc, calls_end_once_while_the_link_comes_and_goes);
+	tcase_add_test(tc, who_reads_waits_for_a_connection_that_was_lost);
+	tcase_add_test(tc, a_connection_that_breaks_though_the_server_is_there_is_tried_again_but_not_for_ever);
+	tcase_add_test(tc, nobody_waits_longer_than_was_said_nor_when_it_is_said_otherwise);
+	tcase_add_loop_test(tc, calls_end_once_while_the_link_comes_and_goes, 0, 2);
 }
 
 NF_SUITE("store/link")
