@@ -131,6 +131,7 @@ struct nf_call {
 	uint32_t mask;        /* SETATTR; OPEN and CREATE with O_TRUNC: 0 or NF_SET_KILL_SUIDGID */
 	bool datasync;
 	bool want_attrs;      /* READDIR: readdirplus */
+	bool drops_pages;     /* OPEN, CREATE, TMPFILE: with direct_io the kernel drops the pages a write covers before it sends it */
 	uint64_t rdev;
 	uint32_t cmd;
 	uint32_t out_size;    /* IOCTL: most bytes the answer may have */

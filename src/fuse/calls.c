@@ -110,6 +110,7 @@ struct nf_request *nf_request_new(fuse_req_t fuse, enum nf_call_op op, uint64_t 
 	rq->call.gid = ctx->gid;
 	rq->call.pid = (uint32_t)ctx->pid;
 	rq->call.umask = ctx->umask;
+	rq->call.drops_pages = atomic_load_explicit(&f->drops_pages, memory_order_relaxed);
 	rq->call.unique = nf_raw_current()->in->unique;
 	return rq;
 }

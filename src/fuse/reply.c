@@ -162,7 +162,10 @@ static uint32_t open_flags(const struct nf_call *c)
 	if (c->op == NF_CALL_OPENDIR)
 		return c->keep_cache ? FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR : 0;
 	if (c->direct_io || c->flags & O_DIRECT)
-		flags |= FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
+		flags |= FOPEN_DIRECT_IO;
+	/* The others' writes come one after another. */
+	if (c->flags & O_DIRECT)
+		flags |= FOPEN_PARALLEL_DIRECT_WRITES;
 	return flags;
 }
 

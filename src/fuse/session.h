@@ -155,6 +155,7 @@ struct nf_front {
 	int stop_fd;                   /* I  eventfd: written by nf_front_stop() */
 	atomic_bool stopping;          /* a  readers leave before the next read */
 	atomic_bool stop_asked;        /* a */
+	atomic_bool drops_pages;       /* a  see struct nf_call; told at INIT */
 
 	struct nf_lock lock;
 	struct nf_cond changed;        /* a call or a reader has gone */

@@ -187,7 +187,7 @@ static ssize_t put(struct nf_front *f, int fd, struct iovec *iov, int nr_iov)
 
 /* INIT's answer with the features that libfuse 3.14 has no names for, and two that it
  * takes note of and forgets. */
-static void complete_init(struct fuse_init_out *out)
+static void complete_init(struct nf_front *f, struct fuse_init_out *out)
 {
 	const struct fuse_init_in *in = raw_current.arg;
 
@@ -195,6 +195,8 @@ static void complete_init(struct fuse_init_out *out)
 	if (in->flags & FUSE_INIT_EXT) {
 		out->flags |= FUSE_INIT_EXT;
 		out->flags2 |= in->flags2 & NF_WIRE_DIRECT_IO_ALLOW_MMAP;
+		/* Both came with 6.6. */
+		atomic_store(&f->drops_pages, (in->flags2 & NF_WIRE_DIRECT_IO_ALLOW_MMAP) != 0);
 	}
 }
 
@@ -207,7 +209,7 @@ static ssize_t io_writev(int fd, struct iovec *iov, int count, void *userdata)
 		return put(userdata, fd, iov, count);
 	struct fuse_init_out out;
 	memcpy(&out, iov[1].iov_base, sizeof out);
-	complete_init(&out);
+	complete_init(userdata, &out);
 	struct iovec done[2] = { iov[0], { &out, sizeof out } };
 	return put(userdata, fd, done, 2);
 }

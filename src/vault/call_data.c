@@ -29,7 +29,10 @@ int nf_open_file_new(struct nf_vault *v, struct nf_vnode *vn, struct nf_call *c)
 	vn->writers += f->writable;
 	c->file = f;
 	c->keep_cache = true;
-	c->direct_io = f->direct;
+	f->past = nf_past_wanted(c);
+	if (f->past)
+		nf_past_open(vn);
+	c->direct_io = f->direct || f->past;
 	return 0;
 }
 
@@ -96,6 +99,8 @@ int nf_do_release(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	if (!f)
 		return 0;
 	f->vn->writers -= f->writable;
+	if (f->past)
+		nf_past_close(f->vn);
 	nf_vnode_put(f->vn);
 	free(f);
 	c->file = NULL;
@@ -147,8 +152,10 @@ int nf_do_read(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	(void)w;
 	run->vn = c->file->vn;
 	run->vn->refs++;
-	if (!c->file->direct)
+	if (!c->file->direct) {
 		nf_old_version_given(run->vn, c->offset, c->size);
+		nf_past_read(run->vn, c->offset, c->offset + c->size);
+	}
 	run->io = (struct nf_io){ .ic = &run->vn->ic, .pos_bytes = c->offset, .len_bytes = c->size,
 				  .flags = c->file->direct ? NF_IO_DIRECT : 0, .done = read_done,
 				  .ctx = run };
@@ -188,13 +195,22 @@ int nf_vnode_log_times(struct nf_vnode *vn, struct nf_want *w)
 	return r;
 }
 
+static void pages_dropped(void *arg)
+{
+	struct nf_run *run = arg;
+
+	nf_run_end(run, run->io.error);
+}
+
 static void written(struct nf_io *io)
 {
 	struct nf_run *run = io->ctx;
 	struct nf_vnode *vn = run->vn;
 	struct nf_want w = NF_WANT_INIT;
+	const struct nf_notify_ops *notify = vn->v->fs.notify;
 
 	nf_lock_take(&vn->v->ns);
+	bool stale = run->past && nf_past_applied(vn, io->pos_bytes, io->pos_bytes + io->len_bytes);
 	nf_vnode_dirty(vn);
 	/* The base's item is at hand while a file is open; if it were not, the times would wait for the next change. */
 	(void)nf_vnode_log_times(vn, &w);
@@ -206,7 +222,11 @@ static void written(struct nf_io *io)
 		nf_sync_wait(run);
 		return;
 	}
-	nf_run_end(run, io->error);
+	if (stale && notify)
+		notify->inval_inode(vn->v->fs.notify_ctx, vn->ino, (int64_t)io->pos_bytes, (int64_t)io->len_bytes,
+				    pages_dropped, run);
+	else
+		nf_run_end(run, io->error);
 }
 
 static void start_write(struct nf_run *run)
@@ -356,9 +376,14 @@ int nf_do_write(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 	run->io = (struct nf_io){ .ic = &vn->ic, .pos_bytes = c->offset, .len_bytes = c->size,
 				  .flags = flags, .iov = run->iov, .nr_iov = 1 };
 	run->start = flags & NF_IO_DSYNC ? start_write_sync : start_write;
-	if (unline)
-		return nf_unline(run, run->start, flags & NF_IO_DSYNC ? written_sync : written);
-	return NF_CALL_PENDING;
+	r = unline ? nf_unline(run, run->start, flags & NF_IO_DSYNC ? written_sync : written) : NF_CALL_PENDING;
+	if (r == NF_CALL_PENDING && c->file->past) {
+		run->past = true;
+		nf_past_begin(vn, c->offset, c->offset + c->size);
+	} else if (!c->file->direct) {
+		nf_past_cached(vn, c->offset, c->offset + c->size);
+	}
+	return r;
 }
 
 int nf_do_flush(struct nf_vault *v, struct nf_call *c, struct nf_want *w)

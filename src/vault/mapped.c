@@ -17,7 +17,7 @@
  * A page read again between the exchange and `done` holds the new version: `given` says which.  Only bytes
  * that differ become regions, laid over the new version; so a page changed by a mapping here and by somebody
  * else elsewhere has both changes.  If the old bytes cannot be read (never cached and no connection) the page
- * is written whole, marked as such. */
+ * is written whole, marked as such.  What was written past the kernel's pages since (past.c) is left out in any case. */
 #include "base/assert.h"
 #include "base/counter.h"
 #include "base/error.h"
@@ -44,6 +44,7 @@ static int old_version_new(struct nf_vnode *vn, struct nf_vnode **out)
 	old->block_shift = vn->block_shift;
 	old->refs = 1;
 	old->aside = true;
+	nf_past_init(&old->past);
 	nf_list_init(&old->lru);
 	nf_list_init(&old->dirty);
 	nf_list_init(&old->waiting);
@@ -139,6 +140,10 @@ void nf_old_version_given(struct nf_vnode *vn, uint64_t pos_bytes, uint64_t len_
 
 enum { CALLING, RETURNED, DONE };
 
+struct range {
+	size_t start, end;
+};
+
 struct mapped {
 	struct nf_vnode *old; /* a reference while its bytes are read; NULL: compared with what is in memory */
 	uint64_t pos_bytes;
@@ -152,7 +157,8 @@ struct mapped {
 	uint8_t *mine;        /* what is sent */
 	uint8_t *theirs;      /* what the page was given */
 	bool *given;          /* per page of the request: `theirs` is the new version already */
-	uint8_t room[];
+	size_t nr_older;      /* what was written past the page since it was read: it has no say there */
+	struct range older[];
 };
 
 static void mapped_end(struct nf_run *run, int error)
@@ -172,15 +178,13 @@ static void mapped_end(struct nf_run *run, int error)
 	nf_run_end(run, error);
 }
 
-/* The next bytes that differ: [*start, *end). */
-static bool next_run(const struct mapped *m, size_t *start, size_t *end)
+/* The first bytes of [at, len) that differ: [*start, *end). */
+static bool run_in(const struct mapped *m, size_t at, size_t len, size_t *start, size_t *end)
 {
-	size_t at = m->cursor, len = m->len_bytes;
-
 	if (m->whole) {
 		*start = at;
 		*end = len;
-		return at < len;
+		return true;
 	}
 	/* Most of a page is as it was. */
 	while (at + 64 <= len && !memcmp(m->mine + at, m->theirs + at, 64))
@@ -192,6 +196,21 @@ static bool next_run(const struct mapped *m, size_t *start, size_t *end)
 		at++;
 	*end = at;
 	return *start < *end;
+}
+
+/* The next bytes to write. */
+static bool next_run(const struct mapped *m, size_t *start, size_t *end)
+{
+	size_t at = m->cursor;
+
+	for (size_t i = 0; i <= m->nr_older; i++) {
+		size_t upto = i < m->nr_older ? m->older[i].start : m->len_bytes;
+		if (at < upto && run_in(m, at, upto, start, end))
+			return true;
+		if (i < m->nr_older)
+			at = NF_MAX(at, m->older[i].end);
+	}
+	return false;
 }
 
 static void go_on(struct nf_run *run);
@@ -339,17 +358,31 @@ static void peek(struct mapped *m, struct nf_vnode *vn)
 	}
 }
 
+/* The ranges of [start, end) that were written past the kernel's pages since it read them, to OUT if that is not NULL. */
+static size_t older_ranges(struct nf_vnode *vn, uint64_t start, uint64_t end, struct range *out)
+{
+	uint64_t s, e;
+	size_t nr = 0;
+
+	for (uint64_t at = start; nf_rangeset_next(&vn->past.over, at, &s, &e) && s < end; at = e, nr++)
+		if (out)
+			out[nr] = (struct range){ NF_MAX(s, start) - start, NF_MIN(e, end) - start };
+	return nr;
+}
+
 int nf_mapped_write(struct nf_run *run, struct nf_vnode *vn)
 {
 	struct nf_call *c = run->call;
 	size_t len = c->size, pages = len / PAGE + 2;
-	struct mapped *m = calloc(1, sizeof *m + 2 * len + pages);
+	size_t nr = older_ranges(vn, c->offset, c->offset + len, NULL);
+	struct mapped *m = calloc(1, sizeof *m + nr * sizeof m->older[0] + 2 * len + pages);
 
 	if (!m)
 		return nf_fail(-ENOMEM);
+	m->nr_older = older_ranges(vn, c->offset, c->offset + len, m->older);
 	m->pos_bytes = c->offset;
 	m->len_bytes = len;
-	m->mine = m->room;
+	m->mine = (uint8_t *)&m->older[nr];
 	m->theirs = m->mine + len;
 	m->given = (bool *)(m->theirs + len);
 	atomic_init(&m->turn, CALLING);

@@ -21,6 +21,7 @@ struct nf_run {
 	struct iovec iov[2];    /* s */
 	unsigned phase;         /* s  where a handler that runs in steps stands */
 	int error;              /* s  of the last step */
+	bool past;              /* s  a write past the kernel's pages (past.c) */
 	uint64_t sync_seq;      /* the dot it waits for; under ns */
 	enum nf_room_use room_use; /* space.c */
 	uint64_t room_bytes;    /* what it may come to write; 0: nothing */

@@ -94,6 +94,15 @@ struct nf_acc {
 
 /* A file in memory.
  * I never changed;  n namespace lock;  a atomic */
+/* What was written past the kernel's pages (past.c). */
+struct nf_past {
+	unsigned nr_files;        /* n  open so */
+	unsigned nr_busy;         /* n  writes being applied */
+	struct nf_rangeset over;  /* n */
+	struct nf_rangeset busy;  /* n */
+	struct nf_rangeset given; /* n */
+};
+
 struct nf_vnode {
 	struct nf_ictx ic;
 	struct nf_vault *v;      /* I */
@@ -133,6 +142,7 @@ struct nf_vnode {
 	struct nf_vnode *old_version;  /* n  owned */
 	unsigned invals;               /* n  notifications under way, each with a reference */
 	bool untold;                   /* n  the kernel is yet to be asked */
+	struct nf_past past;           /* n */
 	/* Of an old version itself. */
 	bool aside;                    /* I  not in v->vnodes */
 	struct nf_rangeset given;      /* n  read again since: the kernel has the new version there */
@@ -145,6 +155,7 @@ struct nf_open_file {
 	uint32_t flags;
 	bool writable;
 	bool direct;
+	bool past;           /* its writes go past the kernel's pages */
 	uint64_t errors_seen; /* n  of failed write-back: each descriptor hears once of each */
 };
 
@@ -364,6 +375,22 @@ bool nf_old_versions_any(struct nf_vault *v, const uint64_t *inos, size_t nr) NF
 void nf_old_version_told(void *arg);
 /* The kernel reads [pos, pos+len): it gets the newest version. */
 void nf_old_version_given(struct nf_vnode *vn, uint64_t pos_bytes, uint64_t len_bytes) NF_REQUIRES(vn->v->ns);
+
+/* --- past.c ------------------------------------------------------------------------ */
+/* Whether the descriptor that C opens is to write past the kernel's pages. */
+bool nf_past_wanted(const struct nf_call *c);
+void nf_past_open(struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);
+void nf_past_close(struct nf_vnode *vn) NF_REQUIRES(vn->v->ns);
+void nf_past_init(struct nf_past *p);
+/* Leaves it empty. */
+void nf_past_deinit(struct nf_past *p);
+/* A write of [start, end) by such a descriptor, before it is applied and after; true: the kernel must drop its pages before
+ * it is answered. */
+void nf_past_begin(struct nf_vnode *vn, uint64_t start, uint64_t end) NF_REQUIRES(vn->v->ns);
+bool nf_past_applied(struct nf_vnode *vn, uint64_t start, uint64_t end) NF_REQUIRES(vn->v->ns);
+/* The kernel reads [start, end) for its cache, or has sent it a write through its cache. */
+void nf_past_read(struct nf_vnode *vn, uint64_t start, uint64_t end) NF_REQUIRES(vn->v->ns);
+void nf_past_cached(struct nf_vnode *vn, uint64_t start, uint64_t end) NF_REQUIRES(vn->v->ns);
 
 /* --- call.c --------------------------------------------------------------------------- */
 /* What a handler returns beside errors: run->start goes on once the lock is dropped. */

@@ -39,6 +39,7 @@ int nf_vnode_new(struct nf_vault *v, uint64_t ino, uint8_t block_shift, uint64_t
 	nf_list_init(&vn->waiting);
 	nf_avl_init(&vn->acc, NULL);
 	nf_rangeset_init(&vn->given);
+	nf_past_init(&vn->past);
 	int r = nf_ictx_init(&vn->ic, v->lib, &nf_vault_netfs_ops, ino, 1u << block_shift,
 			     size_bytes, size_bytes);
 	if (r < 0) {
@@ -185,6 +186,7 @@ static void free_vnode(struct nf_ictx *ic)
 	nf_layer_free(vn->orphan_layer);
 	nf_layer_free(vn->orphan_below);
 	nf_rangeset_deinit(&vn->given);
+	nf_past_deinit(&vn->past);
 	free(vn);
 	nf_list_for_each_safe(run, &runs, struct nf_run, waiting) {
 		nf_list_del(&run->waiting);

@@ -2,6 +2,8 @@
 import mmap
 import os
 import random
+import subprocess
+import sys
 
 import pytest
 from conftest import wait_for
@@ -99,3 +101,56 @@ def test_a_mapping_writes_only_what_changed(stage):
                 view.flush()
                 a.sync()
             assert (a.dir / "f").read_bytes() == data[:5000] + bytes([data[5000] ^ 1]) + data[5001:]
+
+
+# Opened for writing alone and emptied: written past the kernel's pages (src/vault/past.c).
+WRITER = """
+import os, sys
+path, rounds, pages, page = sys.argv[1], *map(int, sys.argv[2:])
+w = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+os.ftruncate(w, pages * page)
+print("ready", flush=True)
+sys.stdin.readline()
+r = os.open(path, os.O_RDONLY)
+for n in range(rounds):
+    what, at = bytes([n % 251 + 1]) * 64, n * 37 % pages * page + n * 11 % 32 * 128
+    os.pwrite(w, what, at)
+    found = os.pread(r, 64, at)
+    assert found == what, f"round {n}: {found[:4]} read at {at} after {what[:4]} was written"
+"""
+
+
+@pytest.mark.limit(300)
+def test_a_mapping_and_a_write_past_the_kernels_pages_both_change_a_page(stage):
+    """Every other 64 bytes of each page are one process's, the rest the other's."""
+    rounds = size("PAST_ROUNDS", 3000, 100000)
+    with store(stage, "file") as s:
+        v = Vault(stage, s)
+        with v.machine("one").mount() as m:
+            path = m.dir / "f"
+            argv = [sys.executable, "-c", WRITER, path, str(rounds), str(PAGES), str(PAGE)]
+            with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as p:
+                assert p.stdout.readline() == "ready\n"
+                mine = {}
+                with open(path, "r+b") as f, mmap.mmap(f.fileno(), 0) as view:
+                    p.stdin.write("go\n")
+                    p.stdin.flush()
+                    n = 0
+                    while p.poll() is None:
+                        at = n * 13 % PAGES * PAGE + n * 7 % 32 * 128 + 64
+                        mine[at] = bytes([n % 250 + 2]) * 64
+                        view[at:at + 64] = mine[at]
+                        n += 1
+                        back = n * 5 % PAGES * PAGE + n * 3 % 32 * 128 + 64
+                        assert view[back:back + 64] == mine.get(back, bytes(64)), f"store {n}: the mapping lost {back}"
+                    assert p.returncode == 0
+                    now = view[:]
+            theirs = {k * 37 % PAGES * PAGE + k * 11 % 32 * 128: bytes([k % 251 + 1]) * 64 for k in range(rounds)}
+            want = bytearray(PAGES * PAGE)
+            for at, what in (mine | theirs).items():
+                want[at:at + 64] = what
+            assert now == want, "in the mapping"
+            assert path.read_bytes() == want
+            m.sync()
+        with v.machine("another").mount() as m:
+            assert (m.dir / "f").read_bytes() == want
