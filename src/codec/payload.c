@@ -38,6 +38,11 @@ bool nf_looks_compressible(const void *p, size_t len)
 	} else {
 		n = SAMPLE_STRETCHES * SAMPLE_STRETCH;
 		size_t step = (len - SAMPLE_STRETCH) / (SAMPLE_STRETCHES - 1);
+		/* All are under way before the first is needed. */
+		for (size_t s = 0; s < SAMPLE_STRETCHES; s++) {
+			__builtin_prefetch(b + s * step);
+			__builtin_prefetch(b + s * step + SAMPLE_STRETCH - 1);
+		}
 		for (size_t s = 0; s < SAMPLE_STRETCHES; s++)
 			for (size_t i = 0; i < SAMPLE_STRETCH; i++)
 				seen[b[s * step + i]]++;
