@@ -58,6 +58,25 @@ static int delta_item(struct nf_vault *v, const struct nf_head *leaf, struct mis
 	return r;
 }
 
+int nf_merge_parted(struct nf_vault *v, const struct nf_head *leaf, const struct nf_vector *lacks, uint64_t *seq)
+{
+	uint64_t least = UINT64_MAX;
+
+	for (size_t i = 0; i < leaf->vector.nr; i++) {
+		const struct nf_vector_entry *e = &leaf->vector.e[i];
+		struct missing m = { .dot = { .writer = e->writer, .seq = nf_vector_seq(lacks, e->writer) + 1 } };
+		int r = m.dot.seq <= e->seq ? delta_item(v, leaf, &m) : NF_TREE_NONE;
+		if (r < 0)
+			return r;
+		/* Let go, by a collector on this side. */
+		if (r == NF_TREE_NONE)
+			continue;
+		least = NF_MIN(least, m.head_seq);
+	}
+	*seq = least;
+	return least == UINT64_MAX ? NF_TREE_NONE : 0;
+}
+
 static int add_missing(struct missing **list, size_t *nr, const struct missing *m)
 {
 	for (size_t i = 0; i < *nr; i++)
@@ -210,49 +229,6 @@ static int replay_delta(struct nf_vault *v, struct nf_merged *m, const struct mi
 	return r;
 }
 
-static int put(struct nf_layer *l, const struct nf_key *key, struct nf_buf *b)
-{
-	int r = nf_buf_error(b);
-	if (r == 0)
-		r = nf_layer_put(l, key, b->p, b->len);
-	nf_buf_deinit(b);
-	return r;
-}
-
-struct taking {
-	struct nf_layer *l;
-	uint64_t since; /* a head's seq */
-};
-
-/* One ROOT item that only the other tree has.  One of a head from before the trees parted was let go by a collector on the
- * side of the base. */
-static int take_root(void *ctx, const struct nf_key *key, const struct nf_val *old, const struct nf_val *now)
-{
-	struct nf_root_item item;
-	struct nf_buf b = NF_BUF_INIT;
-
-	if (key->ino || key->type > NF_ITEM_ROOT)
-		return NF_TREE_STOP;
-	const struct taking *t = ctx;
-	if (key->type != NF_ITEM_ROOT || old || !now || key->a < t->since)
-		return 0;
-	int r = nf_root_decode(now->p, now->len, &now->self, &item);
-	if (r < 0)
-		return nf_fail(r);
-	nf_root_encode(&b, &item);
-	return put(t->l, key, &b);
-}
-
-/* The merged tree names the heads that LEAF was made on top of as well: a look need not read them (look_cover.c).  They come
- * early in key order, and what both trees share is not read. */
-static int take_roots(struct nf_vault *v, struct nf_merged *m, const struct nf_head *leaf, uint64_t since)
-{
-	struct taking t = { .l = m->layer, .since = since };
-	int r = nf_tree_diff(&v->src, &m->base->root, &leaf->root, take_root, &t);
-
-	return r == NF_TREE_STOP ? 0 : r;
-}
-
 int nf_merge(struct nf_vault *v, const struct nf_head *const *leaves, size_t nr, struct nf_merged *out)
 {
 	struct nf_merged m = { .base = leaves[nr - 1] };
@@ -271,39 +247,12 @@ int nf_merge(struct nf_vault *v, const struct nf_head *const *leaves, size_t nr,
 	}
 	for (size_t i = 0; r == 0 && i < nr_missing; i++)
 		r = replay_delta(v, &m, &list[i]);
-	for (size_t i = 0; r == 0 && i + 1 < nr; i++)
-		r = take_roots(v, &m, leaves[i], nr_missing ? list[0].head_seq : UINT64_MAX);
+	if (r == 0 && nr > 1)
+		r = nf_merge_roots(v, &m, leaves, nr, nr_missing ? list[0].head_seq : UINT64_MAX);
 	if (r < 0) {
 		nf_merged_deinit(&m);
 		return nf_fail(r);
 	}
 	*out = m;
 	return 0;
-}
-
-int nf_merge_parents(struct nf_layer *l, const struct nf_head *const *parents, size_t nr, const struct nf_head_id *holed)
-{
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < nr; i++) {
-		const struct nf_head *h = parents[i];
-		struct nf_buf b = NF_BUF_INIT;
-		struct nf_key key = { .type = NF_ITEM_ROOT, .a = h->id.seq, .b = nf_get_be64(h->id.rand) };
-		struct nf_root_item item = { .time_s = h->time.tv_sec, .root = h->root };
-		memcpy(item.rand, h->id.rand, sizeof item.rand);
-		memcpy(item.tag, h->id.tag, sizeof item.tag);
-		nf_root_encode(&b, &item);
-		if (h->id.seq == holed->seq && !memcmp(h->id.tag, holed->tag, sizeof holed->tag))
-			nf_buf_deinit(&b);
-		else
-			r = put(l, &key, &b);
-		if (r < 0 || nf_ref_is_null(&h->delta))
-			continue;
-		struct nf_key dkey = { .type = NF_ITEM_DELTA, .a = h->writer, .b = h->writer_seq };
-		struct nf_delta_item d = { .delta = h->delta, .time_s = h->time.tv_sec,
-					   .head_seq = h->id.seq };
-		nf_delta_item_encode(&b, &d);
-		r = put(l, &dkey, &b);
-	}
-	return r;
 }

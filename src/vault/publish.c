@@ -612,8 +612,11 @@ static int stack(struct publishing *p, const struct nf_head *const *leaves, size
 		inodes = nf_counter_sum(inodes, p->e->inodes);
 		bytes = nf_counter_sum(bytes, p->e->bytes);
 	}
+	for (size_t i = 0; i < nr; i++)
+		if (leaves[i]->id.seq == v->holed.seq && !memcmp(leaves[i]->id.tag, v->holed.tag, sizeof v->holed.tag))
+			p->merged.unlisted[i] = true;
 	if (r == 0)
-		r = nf_merge_parents(p->all, leaves, nr, &v->holed);
+		r = nf_merge_parents(p->all, leaves, nr, p->merged.unlisted);
 	if (r == 0)
 		r = put_counter(v, p->all, &p->merged.base->root, NF_COUNTER_INODES, inodes);
 	if (r == 0)

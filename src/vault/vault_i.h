@@ -426,12 +426,19 @@ struct nf_merged {
 	struct nf_vector vector;
 	int64_t inodes, bytes;
 	uint64_t conflicts;
+	bool unlisted[NF_HEAD_PARENTS_MAX]; /* leaves whose trees nobody shall look at */
 };
 void nf_merged_deinit(struct nf_merged *m);
 int nf_merge(struct nf_vault *v, const struct nf_head *const *leaves, size_t nr, struct nf_merged *out);
-/* Items that every new head's tree must have for its parents: DELTA of each parent's own delta, ROOT of each parent but HOLED,
- * of which nobody shall look at the tree. */
-int nf_merge_parents(struct nf_layer *l, const struct nf_head *const *parents, size_t nr, const struct nf_head_id *holed);
+/* merge_roots.c */
+/* ROOT items of the merged tree: also those of the heads that the others were made on, from SINCE (a head's seq) on.  Heads
+ * whose trees are not whole, because a collector let go what they were made on, are left out and marked. */
+int nf_merge_roots(struct nf_vault *v, struct nf_merged *m, const struct nf_head *const *leaves, size_t nr, uint64_t since);
+/* The lowest seq of a head that published what LEAF has and LACKS has not; NF_TREE_NONE: that is not known any more. */
+int nf_merge_parted(struct nf_vault *v, const struct nf_head *leaf, const struct nf_vector *lacks, uint64_t *seq);
+/* Items that every new head's tree must have for its parents: DELTA of each parent's own delta, ROOT of each parent that is
+ * not UNLISTED. */
+int nf_merge_parents(struct nf_layer *l, const struct nf_head *const *parents, size_t nr, const bool *unlisted);
 
 /* --- keeper.c: what is pinned, and the cache's limits --------------------------------------- */
 /* Whether STATE_DIR names pins: the cache must not evict before it knows which. */

@@ -68,7 +68,7 @@ static struct nf_ref make_tree(struct rig *r, const struct nf_ref *base, struct 
 	ck_assert_int_eq(nf_layer_new(&layer), 0);
 	for (size_t i = 0; i < nr; i++) {
 		const struct nf_head *h = heads[i];
-		ck_assert_int_eq(nf_merge_parents(layer, &h, 1, &(struct nf_head_id){ 0 }), 0);
+		ck_assert_int_eq(nf_merge_parents(layer, &h, 1, &(bool){ false }), 0);
 	}
 	ck_assert_int_eq(nf_layer_batch(layer, &c, &nr_c, &cuts, &nr_cuts), 0);
 	ck_assert_int_eq(nf_tree_update(&src, base ? base : &none, c, nr_c, cuts, nr_cuts, &tw, &root), 0);

@@ -89,23 +89,6 @@ static void is_whole(struct vfs *m)
 	ck_assert_uint_eq(vfs_problems(m), 0);
 }
 
-static void count_now(void *ctx, const char *line)
-{
-	fprintf(stderr, "check: %s\n", line);
-	*(unsigned *)ctx += strncmp(line, "commit ", 7) != 0;
-}
-
-/* What was never reported may have left a commit with holes behind (docs/internals/roadmap.md): the state that counts has none. */
-static void is_whole_now(struct vfs *m)
-{
-	unsigned nr = 0;
-	struct nf_check_options o = { .read_data = true, .report = count_now, .ctx = &nr };
-	struct nf_check_result r;
-
-	ck_assert_int_eq(nf_vault_check(m->v, &o, &r), 0);
-	ck_assert_uint_eq(nr, 0);
-}
-
 START_TEST(what_no_kept_commit_names_is_condemned_and_then_deleted)
 {
 	struct nf_gc_options o = at_once();
@@ -301,8 +284,8 @@ START_TEST(a_machine_that_was_away_for_longer_than_the_grace_loses_nothing)
 		found += vfs_check(&a, path, want, BIG) == 0;
 	}
 	ck_assert_uint_eq(found, 1);
-	is_whole_now(&a);
-	is_whole_now(&b);
+	is_whole(&a);
+	is_whole(&b);
 	free(want);
 	free(n);
 	vfs_unmount(&b);
@@ -452,7 +435,7 @@ static void suspended_before(const char *prefix, bool deleted)
 		ck_assert_int_eq(check(all[i], "/f", BIG, 7), 0);
 		ck_assert_int_eq(vfs_checks(all[i], "/d/small", "text"), 0);
 		ck_assert_int_eq(vfs_checks(all[i], "/tick", "even"), 0);
-		is_whole_now(all[i]);
+		is_whole(all[i]);
 	}
 	ck_assert_int_eq(vfs_puts(&c, "/after", "all"), 0);
 	ck_assert_int_eq(vfs_sync(&c), 0);
@@ -463,6 +446,72 @@ static void suspended_before(const char *prefix, bool deleted)
 	vfs_unmount(&a);
 	vfs_site_deinit(&s);
 }
+
+struct merger {
+	struct rival r; /* first */
+	struct gate *g;
+	int commits;    /* after the merge */
+};
+
+/* Merges what the other one has just published, before that one has judged it, and goes on from there. */
+static void merge_it(void *ctx)
+{
+	struct merger *k = ctx;
+	char text[20];
+
+	for (int i = 0; i <= k->commits; i++) {
+		ck_assert_int_eq(vfs_refresh(k->r.m), 0);
+		if (i == k->commits)
+			break;
+		snprintf(text, sizeof text, "%d", i);
+		ck_assert_int_eq(vfs_puts(k->r.m, "/merged", text), 0);
+		ck_assert_int_eq(vfs_sync(k->r.m), 0);
+	}
+}
+
+static void collect_then_merge(void *ctx)
+{
+	struct merger *k = ctx;
+
+	collect_all(&k->r);
+	k->g->before = "packs/";
+	k->g->hook = merge_it;
+}
+
+/* _i: commits that others make on top of their merge with the head that names what is gone. */
+START_TEST(commits_that_others_made_on_a_head_with_holes_are_not_listed)
+{
+	struct vfs_site s;
+	struct vfs b;
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	struct gate *g = gate_new(vfs_store(&s));
+	struct merger k = { .r.m = &a, .g = g, .commits = _i };
+	ck_assert_int_eq(vfs_mount_over(&s, "b", &g->base, &b), 0);
+	ck_assert_int_eq(put(&b, "/f", BIG, 7), 0);
+	ck_assert_int_eq(vfs_mkdir(&b, "/d"), 0);
+	ck_assert_int_eq(vfs_puts(&b, "/d/small", "text"), 0);
+	g->before = "heads/";
+	g->ctx = &k;
+	g->hook = collect_then_merge;
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	ck_assert(!g->hook);
+	ck_assert_uint_gt(k.r.deleted, 0);
+	struct vfs c = vfs_mount(&s, "c");
+	struct vfs *all[3] = { &a, &b, &c };
+	for (int i = 0; i < 3; i++) {
+		ck_assert_int_eq(vfs_refresh(all[i]), 0);
+		ck_assert_int_eq(check(all[i], "/f", BIG, 7), 0);
+		ck_assert_int_eq(vfs_checks(all[i], "/d/small", "text"), 0);
+		is_whole(all[i]);
+	}
+	vfs_unmount(&c);
+	vfs_unmount(&b);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
 
 START_TEST(a_machine_suspended_before_its_packs_publishes_no_holes) { suspended_before("packs/", false); }
 END_TEST
@@ -745,6 +794,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_dry_run_says_what_the_run_does);
 	tcase_add_test(tc, a_machine_suspended_before_its_packs_publishes_no_holes);
 	tcase_add_test(tc, a_machine_suspended_between_its_packs_and_its_head_publishes_no_holes);
+	tcase_add_loop_test(tc, commits_that_others_made_on_a_head_with_holes_are_not_listed, 0, 4);
 	tcase_add_test(tc, a_run_cut_at_any_operation_loses_nothing_and_the_next_one_leaves_nothing);
 	tcase_add_test(tc, a_clock_that_is_a_year_off_neither_keeps_for_ever_nor_loses);
 }
