@@ -162,10 +162,13 @@ struct nf_netfs_ops {
 	void (*cleanup_rreq)(struct nf_rreq *rq);
 	void (*cleanup_wreq)(struct nf_wreq *wq);
 
-	/* [Required] Starts reading the blocks of SQ as they are stored (including what was stored by
+	/* [Required, or read_block] Starts reading the blocks of SQ as they are stored (including what was stored by
 	 * write requests that completed before the call).  Called on any thread, sometimes that of a
 	 * nf_read() call: must not block.  Calls may run in parallel. */
 	void (*issue_read)(struct nf_subreq *sq);
+	/* [Instead of issue_read] Reads one block: what issue_read does for each of its blocks.  On a codec thread; may block on
+	 * the local disk, not on the network. */
+	int (*read_block)(struct nf_ictx *ic, struct nf_block *b);
 
 	/* [Optional] SEALED to plain: fills OUT with exactly b->plain_len bytes.  On a codec thread or the
 	 * reading thread; may run in parallel.  -EAGAIN: the bytes were bad but better ones may be had: the
@@ -179,9 +182,11 @@ struct nf_netfs_ops {
 
 	/* [Optional] Names the destinations: calls nf_wreq_add_stream() for each. Default: one stream. */
 	int (*add_write_streams)(struct nf_wreq *wq);
-	/* [Required to write] Starts storing the blocks of SQ at its stream's destination. On a codec
+	/* [Required to write, or write_block] Starts storing the blocks of SQ at its stream's destination. On a codec
 	 * thread; may block on the local disk, not on the network. */
 	void (*issue_write)(struct nf_subreq *sq);
+	/* [Instead of issue_write, with one stream] Stores one block. */
+	int (*write_block)(struct nf_ictx *ic, struct nf_block *b);
 	/* [Optional] The request is stored at all streams that count; called before any reader can get the
 	 * regions' memory dropped, so that a later issue_read must find the new blocks.  Requests of overlapping
 	 * blocks call in the order they were made. Must not fail: what can fail belongs in issue_write.  A stream of

@@ -50,6 +50,23 @@ static inline size_t nf_round_down(size_t v, size_t align) { return v / align * 
 		nf_a_ > nf_b_ ? nf_a_ : nf_b_;                                                     \
 	})
 
+#ifdef __SANITIZE_THREAD__
+void AnnotateIgnoreReadsBegin(const char *file, int line);
+void AnnotateIgnoreReadsEnd(const char *file, int line);
+#endif
+
+/* From what others may be writing meanwhile, by design: of each byte it gets the old or the new one. */
+static inline void nf_copy_unordered(void *to, const void *from, size_t len)
+{
+#ifdef __SANITIZE_THREAD__
+	AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+#endif
+	memcpy(to, from, len);
+#ifdef __SANITIZE_THREAD__
+	AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+#endif
+}
+
 /* Zeroes memory that held a secret; the compiler may not drop it. */
 static inline void nf_wipe(void *p, size_t len) { explicit_bzero(p, len); }
 

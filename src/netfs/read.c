@@ -150,7 +150,7 @@ static void join_pieces(struct nf_io *io)
 	size_t at = 0;
 
 	for (int i = 0; i < priv->nr_pieces; i++) {
-		memcpy(priv->joined + at, priv->pieces[i].iov_base, priv->pieces[i].iov_len);
+		nf_copy_unordered(priv->joined + at, priv->pieces[i].iov_base, priv->pieces[i].iov_len);
 		at += priv->pieces[i].iov_len;
 	}
 	unpin_iov(io->ic->priv, priv->pieces, priv->nr_pieces, true);
@@ -428,7 +428,7 @@ bool nf_peek(struct nf_ictx *ic, uint64_t pos_bytes, void *buf, size_t len)
 	if (r != HIT)
 		return false;
 	for (int i = 0; i < h.nr; i++) {
-		memcpy(to, h.iov[i].iov_base, h.iov[i].iov_len);
+		nf_copy_unordered(to, h.iov[i].iov_base, h.iov[i].iov_len);
 		to += h.iov[i].iov_len;
 	}
 	unpin_iov(p, h.iov, h.nr, false);

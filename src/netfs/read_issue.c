@@ -217,6 +217,13 @@ struct nf_rreq *nf_rreq_new_own_locked(struct nf_reader *r, uint64_t first, unsi
 	return rq;
 }
 
+static void blocks_work(struct nf_work *w)
+{
+	struct nf_subreq *sq = &nf_container_of(w, struct nf_rreq, sub.work)->sub.sq;
+
+	nf_subreq_blocks(sq, sq->ic->ops->read_block);
+}
+
 /* No lock held. */
 void nf_rreq_issue(struct nf_rreq *rq)
 {
@@ -239,7 +246,12 @@ void nf_rreq_issue(struct nf_rreq *rq)
 	sq->nr_blocks = rq->nr_blocks;
 	sq->read_ahead = rq->ahead;
 	sq->more_blocks = rq->more_blocks;
-	ic->ops->issue_read(sq);
+	if (ic->ops->issue_read) {
+		ic->ops->issue_read(sq);
+		return;
+	}
+	nf_work_init(&rq->sub.work, blocks_work);
+	nf_pool_add(rq->p->lib->pool, &rq->sub.work);
 }
 
 static void issue_work(struct nf_work *w)

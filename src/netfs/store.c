@@ -149,6 +149,25 @@ static void fail_stream(struct nf_wreq *wq, struct nf_wstream *st, int error)
 	nf_lock_drop(&wq->sub_lock);
 }
 
+void nf_subreq_blocks(struct nf_subreq *sq, int (*fn)(struct nf_ictx *ic, struct nf_block *b))
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < sq->nr_blocks && r == 0; i++)
+		r = fn(sq->ic, &sq->blocks[i]);
+	nf_subreq_terminated(sq, r);
+}
+
+static void issue_sub(struct nf_sub *sub)
+{
+	const struct nf_netfs_ops *ops = sub->sq.ic->ops;
+
+	if (ops->issue_write)
+		ops->issue_write(&sub->sq);
+	else
+		nf_subreq_blocks(&sub->sq, ops->write_block);
+}
+
 static int issue_one(struct nf_wreq *wq, unsigned stream, unsigned first, unsigned nr)
 {
 	struct nf_sub *sub = calloc(1, sizeof *sub);
@@ -160,7 +179,7 @@ static int issue_one(struct nf_wreq *wq, unsigned stream, unsigned first, unsign
 				      .stream = stream, .blocks = &wq->blocks[first],
 				      .nr_blocks = nr };
 	atomic_fetch_add(&wq->pending, 1);
-	wq->p->ic->ops->issue_write(&sub->sq);
+	issue_sub(sub);
 	return 0;
 }
 
@@ -184,7 +203,7 @@ static void again_work(struct nf_work *w)
 {
 	struct nf_sub *sub = nf_container_of(w, struct nf_sub, work);
 
-	sub->sq.ic->ops->issue_write(&sub->sq);
+	issue_sub(sub);
 }
 
 static void again_timer(struct nf_timer *t)

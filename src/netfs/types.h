@@ -444,6 +444,8 @@ struct nf_rreq *nf_rreq_new_own_locked(struct nf_reader *r, uint64_t first, unsi
 /* What comes does not go to folios. */
 static inline bool nf_rreq_is_private(const struct nf_rreq *rq) { return rq->fill || rq->own; }
 void nf_rreq_issue(struct nf_rreq *rq);
+/* For filesystems with read_block and write_block: all of SQ, on this thread. */
+void nf_subreq_blocks(struct nf_subreq *sq, int (*fn)(struct nf_ictx *ic, struct nf_block *b));
 void nf_rreq_apply(struct nf_rreq *rq);
 bool nf_rreq_read_again(struct nf_rreq *rq);
 /* An error of [start, end) is an error of those who wait for it. */

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import ROOT
 
-HEADERS = ["conflict.h", "error.h", "events.h", "fs.h", "ioctl.h", "netfs.h", "store.h"]
+HEADERS = ["conflict.h", "error.h", "events.h", "file.h", "fs.h", "ioctl.h", "netfs.h", "store.h"]
 
 
 def run(*args, **kw):

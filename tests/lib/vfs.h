@@ -9,6 +9,7 @@
 
 #include "aio/pool.h"
 #include "base/error.h"
+#include "base/mem.h"
 #include "foliofs/store.h"
 #include "suite.h"
 #include "tempdir.h"
@@ -214,7 +215,7 @@ static inline int vfs_pread(struct vfs *m, struct nf_open_file *f, uint64_t ino,
 	if (r < 0)
 		return r;
 	for (int i = 0; i < c.nr_iov; i++) {
-		memcpy((char *)p + n, c.iov[i].iov_base, c.iov[i].iov_len);
+		nf_copy_unordered((char *)p + n, c.iov[i].iov_base, c.iov[i].iov_len);
 		n += c.iov[i].iov_len;
 	}
 	ck_assert_uint_eq(n, c.count);
