@@ -34,6 +34,8 @@ struct nf_crash {
 	/* l  the fault to come: after `fail_after` more of `fail_kind` */
 	enum nf_crash_kind fail_kind;
 	uint64_t fail_after;
+	/* l  after `fill_after` more that take room `fill_times` find none; how many did so far */
+	uint64_t fill_after, fill_times, filled;
 	int fail_err;
 };
 

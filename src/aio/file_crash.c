@@ -74,9 +74,24 @@ static void record_locked(struct nf_crash *c, struct nf_crash_op op)
 	nf_ct_reap(&c->now, op.ino);
 }
 
+static bool finds_no_room_locked(struct nf_crash *c, enum nf_crash_kind kind)
+{
+	if (c->fill_times == 0 || (kind != NF_CRASH_WRITE && kind != NF_CRASH_CREATE && kind != NF_CRASH_MKDIR))
+		return false;
+	if (c->fill_after > 0) {
+		c->fill_after--;
+		return false;
+	}
+	c->fill_times--;
+	c->filled++;
+	return true;
+}
+
 /* The error that was ordered for this operation, or 0. */
 static int fault_locked(struct nf_crash *c, enum nf_crash_kind kind)
 {
+	if (finds_no_room_locked(c, kind))
+		return -ENOSPC;
 	if (c->fail_err == 0 || (c->fail_kind != kind &&
 				 (c->fail_kind != NF_CRASH_ANY || kind == NF_CRASH_READ)))
 		return 0;
@@ -612,6 +627,22 @@ void nf_crash_fail(struct nf_crash *c, enum nf_crash_kind kind, uint64_t nth, in
 	c->fail_after = nth;
 	c->fail_err = err;
 	nf_lock_drop(&c->lock);
+}
+
+void nf_crash_fill(struct nf_crash *c, uint64_t nth, uint64_t times)
+{
+	nf_lock_take(&c->lock);
+	c->fill_after = nth;
+	c->fill_times = times;
+	nf_lock_drop(&c->lock);
+}
+
+uint64_t nf_crash_nr_filled(struct nf_crash *c)
+{
+	nf_lock_take(&c->lock);
+	uint64_t nr = c->filled;
+	nf_lock_drop(&c->lock);
+	return nr;
 }
 
 void nf_crash_to_text(struct nf_crash *c, struct nf_text *t)

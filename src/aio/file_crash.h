@@ -86,6 +86,11 @@ void nf_crash_set_room(struct nf_crash *c, uint64_t total_bytes);
 /* The NTH (0: the next) operation of KIND from now fails with ERR (-errno).  Once;
  * a second call replaces the first.  ERR 0: none. */
 void nf_crash_fail(struct nf_crash *c, enum nf_crash_kind kind, uint64_t nth, int err);
+/* The NTH (0: the next) operation that takes room (a write, a name made) from now, and TIMES - 1 after it, find none: -ENOSPC,
+ * whatever `room` says.  A second call replaces the first; TIMES 0: none. */
+void nf_crash_fill(struct nf_crash *c, uint64_t nth, uint64_t times);
+/* How many have found none so far. */
+uint64_t nf_crash_nr_filled(struct nf_crash *c);
 /* The operations recorded, one a line. */
 void nf_crash_to_text(struct nf_crash *c, struct nf_text *t);
 

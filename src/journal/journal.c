@@ -189,8 +189,11 @@ static int rotate_in_turn(struct nf_journal *j, uint64_t *number)
 
 	nf_lock_take(&j->lock);
 	int r = sync_locked(j);
-	uint64_t next = newest_locked(j)->number + 1;
+	struct nf_segment *last = newest_locked(j); /* it stays that for the turn */
+	uint64_t next = last->number + 1;
 	nf_lock_drop(&j->lock);
+	if (r == 0)
+		r = nf_segment_end(j, last);
 	if (r == 0)
 		r = nf_segment_make(j, next, &s);
 	if (r < 0)

@@ -23,7 +23,7 @@
  * Valid: the longest prefix of frames whose headers check and whose numbers follow
  * one another.  What follows is a torn tail and is cut off at open - unless a frame
  * in it shows that bytes at the cut were durable once: then the segment is damaged.
- * So are a segment before the last that is not valid to its end, an O or M payload
+ * So are a segment before the last (that has a frame) that is not valid to its end, an O or M payload
  * that checks but does not open (no torn write looks like that), a number left out,
  * and a chain that does not meet.  A segment of no bytes is valid.  A D frame in the part that was not known durable (beyond the
  * greatest `synced` of the valid frames) may be lost while later frames are not:

@@ -6,7 +6,10 @@
  *   or damaged                                    claims that x was durable
  *
  * First every segment is measured, and damage found; then all is replayed; only
- * then the tail is cut.  One thread: nobody else has the journal yet. */
+ * then the tail is cut.  One thread: nobody else has the journal yet.
+ *
+ * The last is the last that has a frame.  One without may be what is left of an attempt to begin it that
+ * found no room: the one before was written to again. */
 #include "base/error.h"
 #include "base/mem.h"
 #include "journal/frame.h"
@@ -97,11 +100,11 @@ static int look_for_damage(struct scan *sc, const struct nf_segment *s, uint64_t
 	return nf_fail(r);
 }
 
-/* Finds the valid part of S and how much of it is known durable. */
-static int measure(struct scan *sc, struct nf_segment *s, bool last)
+/* Finds the valid part of S, and how much of it its frames say is durable. */
+static int measure(struct scan *sc, struct nf_segment *s)
 {
 	struct nf_frame f;
-	uint64_t size, synced = 0;
+	uint64_t size;
 	int r = s->file->ops->size(s->file, &size);
 
 	while (r == 0) {
@@ -112,15 +115,22 @@ static int measure(struct scan *sc, struct nf_segment *s, bool last)
 			break;
 		s->written_bytes += nf_frame_size(f.len_bytes);
 		s->next_frame++;
-		synced = NF_MAX(synced, f.synced_bytes);
+		s->durable_bytes = NF_MAX(s->durable_bytes, f.synced_bytes);
 	}
-	if (r < 0)
-		return nf_fail(r);
-	if (!last && s->written_bytes != size)
-		return nf_fail(-NF_E_JOURNAL_BAD);
-	/* A segment was synced before the next was begun. */
-	s->durable_bytes = last ? NF_MIN(synced, s->written_bytes) : s->written_bytes;
-	return look_for_damage(sc, s, size);
+	s->durable_bytes = NF_MIN(s->durable_bytes, s->written_bytes);
+	return r < 0 ? nf_fail(r) : look_for_damage(sc, s, size);
+}
+
+/* S was synced before the next was begun. */
+static int ended(struct nf_segment *s)
+{
+	uint64_t size;
+	int r = s->file->ops->size(s->file, &size);
+
+	if (r == 0 && size != s->written_bytes)
+		r = -NF_E_JOURNAL_BAD;
+	s->durable_bytes = s->written_bytes;
+	return nf_fail(r);
 }
 
 int nf_segment_check(struct nf_file *file, uint64_t written_bytes)
@@ -268,22 +278,35 @@ static int list_segments(struct nf_journal *j)
 static int scan_all(struct scan *sc)
 {
 	struct nf_list *head = &sc->j->segments;
+	const struct nf_segment *last = NULL;
+	int r = 0;
 
 	nf_list_for_each(s, head, struct nf_segment, link) {
-		int r = measure(sc, s, s->link.next == head);
+		r = measure(sc, s);
 		if (r < 0)
 			return r;
+		if (s->next_frame > 0)
+			last = s;
 	}
+	bool behind = false; /* the last one */
 	nf_list_for_each(s, head, struct nf_segment, link) {
-		int r = replay_segment(sc, s);
-		if (r == NF_JOURNAL_CUT && s->link.next != head)
+		r = last && s != last && !behind ? ended(s) : 0;
+		behind |= s == last;
+		if (r == 0)
+			r = replay_segment(sc, s);
+		if (r == NF_JOURNAL_CUT && s != last)
 			r = nf_fail(-NF_E_JOURNAL_BAD);
 		if (r < 0)
 			return r;
 	}
-	if (nf_list_empty(head))
-		return 0;
-	return cut_tail(nf_list_last(head, struct nf_segment, link));
+	r = 0;
+	behind = !last;
+	nf_list_for_each(s, head, struct nf_segment, link) {
+		behind |= s == last;
+		if (r == 0 && behind)
+			r = cut_tail(s);
+	}
+	return r;
 }
 
 int nf_journal_scan(struct nf_journal *j, const struct nf_journal_options *o)

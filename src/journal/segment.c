@@ -62,8 +62,15 @@ int nf_segment_make(struct nf_journal *j, uint64_t number, struct nf_segment **o
 	if (r < 0)
 		return nf_fail(r);
 	r = nf_segment_append(j, s, 'S', &chain, 1, 0);
-	if (r == 0)
+	if (r == 0) {
 		r = j->files->fsync_dir(j->files, j->dir);
+		/* Whether the name is there nobody knows, and with a frame in it nothing may follow in the segment before: as after
+		 * any sync that failed. */
+		nf_lock_take(&j->lock);
+		if (r < 0 && j->error == 0)
+			j->error = r;
+		nf_lock_drop(&j->lock);
+	}
 	if (r < 0) {
 		nf_segment_free(s, j->files);
 		(void)nf_segment_unlink(j, number); /* valid also when it stays */
@@ -107,6 +114,7 @@ int nf_segment_append(struct nf_journal *j, struct nf_segment *s, char kind,
 	if (r < 0) {
 		/* What got there is overwritten by the next frame; if this too fails
 		 * it is a torn tail. */
+		s->torn = true;
 		(void)j->files->ftruncate(s->file, s->written_bytes);
 		return nf_fail(r);
 	}
@@ -119,5 +127,19 @@ int nf_segment_append(struct nf_journal *j, struct nf_segment *s, char kind,
 	nf_count(NF_C_JOURNAL_BYTES, nf_frame_size(len));
 	nf_trace(JOURNAL, "append segment=%" PRIx64 " frame=%" PRIu64 " kind=%c len=%zu", s->number,
 		 f.number, kind, len);
+	return 0;
+}
+
+int nf_segment_end(struct nf_journal *j, struct nf_segment *s)
+{
+	if (!s->torn)
+		return 0;
+	int r = j->files->ftruncate(s->file, s->written_bytes);
+	if (r == 0)
+		r = j->files->fdatasync(s->file);
+	if (r < 0)
+		return nf_fail(r);
+	nf_count(NF_C_JOURNAL_SYNCS, 1);
+	s->torn = false;
 	return 0;
 }

@@ -7,7 +7,7 @@
 #include "base/lock.h"
 #include "journal/journal.h"
 
-/* I set before publication, then never changed;  l the journal's lock */
+/* I set before publication, then never changed;  l the journal's lock;  t the turn's holder's */
 struct nf_segment {
 	struct nf_list link;	/* l */
 	uint64_t number;	/* I */
@@ -15,6 +15,7 @@ struct nf_segment {
 	uint64_t written_bytes; /* l  whole frames in the file, from its start on */
 	uint64_t durable_bytes; /* l  known to survive a power cut; <= written */
 	uint64_t next_frame;	/* l  written by the turn's holder */
+	bool torn;		/* t  bytes of a frame that failed may lie behind, now or after a power cut */
 	unsigned readers;	/* l */
 	bool trimmed;		/* l  off the list; the last reader frees it */
 };
@@ -47,6 +48,9 @@ int nf_segment_unlink(struct nf_journal *j, uint64_t number);
  * turn's holder; no lock held.  On failure S is as it was. */
 int nf_segment_append(struct nf_journal *j, struct nf_segment *s, char kind,
 		      const struct iovec *iov, int nr, uint64_t synced_bytes);
+
+/* S ends with its last frame, durably: only then another may follow it.  The turn's holder; no lock held. */
+int nf_segment_end(struct nf_journal *j, struct nf_segment *s);
 
 /* scan.c: fills j->segments from the directory, replays them and cuts the tail. */
 int nf_journal_scan(struct nf_journal *j, const struct nf_journal_options *o);

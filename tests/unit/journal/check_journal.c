@@ -204,6 +204,66 @@ START_TEST(a_full_disk_leaves_the_journal_as_it_was)
 }
 END_TEST
 
+/* What a power cut may leave of D: the journal opens, and begins with WHAT. */
+static void opens_after_any_cut(struct nf_crash *d, const char *what)
+{
+	static struct seen s;
+
+	for (uint64_t seed = 0; seed < 60; seed++) {
+		struct nf_crash *found;
+		struct nf_journal *j = NULL;
+		ck_assert_int_eq(nf_crash_image(d, nf_crash_nr_ops(d), seed, &found), 0);
+		int r = open_journal(found, &s, &j);
+		ck_assert_msg(r == 0 && !strncmp(s.text, what, strlen(what)), "seed %d: %d, %s", (int)seed, r, s.text);
+		nf_journal_close(j);
+		nf_crash_free(found);
+	}
+}
+
+START_TEST(a_frame_that_found_no_room_leaves_nothing_between_two_segments)
+{
+	struct nf_crash *d = disk();
+	static struct seen s;
+	struct nf_journal *j = must_open(d, &s);
+	static char block[50000];
+	struct iovec iov = { .iov_base = block, .iov_len = sizeof block };
+	struct nf_journal_pos pos;
+	uint64_t number;
+
+	ck_assert_int_eq(nf_journal_record(j, 'O', "a", 1), 0);
+	ck_assert_int_eq(nf_journal_sync(j), 0);
+	nf_crash_fill(d, 0, 1);
+	ck_assert_int_eq(nf_journal_data(j, &iov, 1, &pos), -ENOSPC);
+	ck_assert_int_eq(nf_journal_rotate(j, &number), 0);
+	ck_assert_int_eq(nf_journal_record(j, 'O', "b", 1), 0);
+	opens_after_any_cut(d, "Oa");
+	nf_journal_close(j);
+	nf_crash_free(d);
+}
+END_TEST
+
+/* _i: the file of the new segment cannot be made, or its first frame not be written. */
+START_TEST(a_segment_that_found_no_room_is_none_and_the_one_before_goes_on)
+{
+	struct nf_crash *d = disk();
+	static struct seen s;
+	struct nf_journal *j = must_open(d, &s);
+	uint64_t number;
+
+	ck_assert_int_eq(nf_journal_record(j, 'O', "a", 1), 0);
+	ck_assert_int_eq(nf_journal_sync(j), 0);
+	nf_crash_fill(d, (uint64_t)_i, 1);
+	ck_assert_int_eq(nf_journal_rotate(j, &number), -ENOSPC);
+	ck_assert_int_eq(nf_journal_record(j, 'O', "b", 1), 0);
+	ck_assert_int_eq(nf_journal_record(j, 'O', "c", 1), 0);
+	opens_after_any_cut(d, "Oa");
+	ck_assert_int_eq(nf_journal_sync(j), 0);
+	opens_after_any_cut(d, "OaObOc");
+	nf_journal_close(j);
+	nf_crash_free(d);
+}
+END_TEST
+
 START_TEST(after_a_failed_sync_every_call_says_so)
 {
 	struct nf_crash *d = disk();
@@ -444,6 +504,8 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_segment_that_is_full_is_followed_by_another);
 	tcase_add_test(tc, what_is_no_frame_of_ours_is_refused);
 	tcase_add_test(tc, a_full_disk_leaves_the_journal_as_it_was);
+	tcase_add_test(tc, a_frame_that_found_no_room_leaves_nothing_between_two_segments);
+	tcase_add_loop_test(tc, a_segment_that_found_no_room_is_none_and_the_one_before_goes_on, 0, 2);
 	tcase_add_test(tc, after_a_failed_sync_every_call_says_so);
 	tcase_add_test(tc, a_torn_tail_is_cut_but_damage_is_told_and_changes_nothing);
 	tcase_add_test(tc, a_replay_that_fails_or_a_seal_that_does_not_open_destroys_nothing);
