@@ -69,9 +69,9 @@ void nf_room_ask(struct nf_room *r)
 	nf_lock_drop(&r->lock);
 }
 
-static uint64_t spare_locked(const struct nf_room *r)
+uint64_t nf_room_spare(const struct nf_file_room *disk)
 {
-	return NF_MIN((uint64_t)NF_ROOM_SPARE_BYTES, r->disk.total_bytes / SPARE_SHARE);
+	return NF_MIN((uint64_t)NF_ROOM_SPARE_BYTES, disk->total_bytes / SPARE_SHARE);
 }
 
 static uint64_t sum(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
@@ -87,7 +87,7 @@ static uint64_t claimed_locked(const struct nf_room *r)
 
 static uint64_t left_locked(const struct nf_room *r, enum nf_room_use use)
 {
-	uint64_t spare = use == NF_ROOM_FREE ? spare_locked(r) / 2 : spare_locked(r);
+	uint64_t spare = use == NF_ROOM_FREE ? nf_room_spare(&r->disk) / 2 : nf_room_spare(&r->disk);
 	uint64_t gone = sum(sum(claimed_locked(r), r->unseen_bytes), spare);
 
 	return r->disk.free_bytes - NF_MIN(r->disk.free_bytes, gone);
@@ -166,7 +166,7 @@ bool nf_room_is_short(struct nf_room *r, uint64_t bytes)
 bool nf_room_could(struct nf_room *r, uint64_t bytes)
 {
 	nf_lock_take(&r->lock);
-	bool could = bytes <= r->disk.total_bytes - spare_locked(r);
+	bool could = bytes <= r->disk.total_bytes - nf_room_spare(&r->disk);
 	nf_lock_drop(&r->lock);
 	return could;
 }
@@ -183,7 +183,7 @@ void nf_room_stats(struct nf_room *r, struct nf_room_stats *out)
 {
 	nf_lock_take(&r->lock);
 	*out = (struct nf_room_stats){ .free_bytes = r->disk.free_bytes, .total_bytes = r->disk.total_bytes,
-				       .spare_bytes = spare_locked(r), .taken_bytes = r->taken_bytes,
+				       .spare_bytes = nf_room_spare(&r->disk), .taken_bytes = r->taken_bytes,
 				       .owed_bytes = claimed_locked(r) - r->taken_bytes };
 	nf_lock_drop(&r->lock);
 }

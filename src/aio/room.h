@@ -25,6 +25,9 @@ enum {
 
 struct nf_room;
 
+/* What is spared of a disk. */
+uint64_t nf_room_spare(const struct nf_file_room *disk);
+
 /* What the owner owes, kinds apart only so that each is said where it changes. */
 enum nf_room_owed { NF_ROOM_DATA, NF_ROOM_RECORDS, NF_ROOM_OWED_NR };
 /* Who asks: a writer leaves the spare room alone; who frees more than he takes leaves half of it. */

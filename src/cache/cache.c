@@ -344,7 +344,7 @@ void nf_cache_insert(struct nf_cache *c, struct nf_cache_io *io)
 	if (cut_range(io))
 		p = insert_into(c, io);
 	if (p && nf_cache_charge(c, p, unit_of(io->offset_bytes),
-				 unit_end(io->offset_bytes + io->len_bytes))) {
+				 unit_end(io->offset_bytes + io->len_bytes), io->lasting)) {
 		submit(c, io, p, false, insert_done);
 		return;
 	}

@@ -18,6 +18,8 @@
  *
  * The size limit holds at all times: an insert first evicts least recently used
  * packs, and is dropped (0, nothing stored) if there is not enough that may go.
+ * Where less than `min_free` is free there is nothing but what is kept and nodes of the tree (inserted as lasting): 16 MiB of packs
+ * that hold some, while the disk has 8 MiB (or an eighth, if that is less) beside them.
  *
  * Units may be *kept*: they are not evicted and not dropped.  What is kept is said anew as a
  * whole, in rounds (nf_cache_keep_begin); it is not written to the disk.  A cache

@@ -117,7 +117,7 @@ int nf_cache_adopt(struct nf_cache *c, const struct nf_pack_id *pack, const char
 	int r = replace_pack(c, pack, len_bytes, &p);
 	if (r < 0)
 		return r;
-	if (p && nf_cache_charge(c, p, 0, (size_t)nf_round_up(len_bytes, NF_CACHE_UNIT) / NF_CACHE_UNIT)) {
+	if (p && nf_cache_charge(c, p, 0, (size_t)nf_round_up(len_bytes, NF_CACHE_UNIT) / NF_CACHE_UNIT, false)) {
 		r = move_in(c, p, path);
 		if (r == 0)
 			publish(c, p, len_bytes);
@@ -135,7 +135,7 @@ int nf_cache_drop(struct nf_cache *c)
 {
 	int r = 0;
 
-	while (nf_cache_evict_one(c, &r))
+	while (nf_cache_evict_one(c, false, &r))
 		;
 	return nf_fail(r);
 }

@@ -34,8 +34,10 @@ int nf_cache_remove(struct nf_cache *c, struct nf_pack *p)
 	nf_avl_erase(&c->packs, &p->node);
 	c->nr_packs--;
 	/* What cannot be removed goes on counting until the next open cleans up. */
-	if (r == 0)
+	if (r == 0) {
 		c->used_bytes -= p->charged_bytes;
+		c->node_bytes -= p->nodes ? p->charged_bytes : 0;
+	}
 	c->nr_busy--;
 	nf_cond_broadcast(&c->quiet);
 	nf_lock_drop(&c->lock);
@@ -69,12 +71,20 @@ static void look_at_locked(const struct nf_pack *p, bool *kept, bool *spare)
 	}
 }
 
-/* The least recently used pack that has something to give; *PART: but is kept in part. */
-static struct nf_pack *victim_locked(struct nf_cache *c, bool *part) NF_REQUIRES(c->lock)
+void nf_cache_has_nodes_locked(struct nf_cache *c, struct nf_pack *p)
 {
+	if (!p->nodes)
+		c->node_bytes += p->charged_bytes;
+	p->nodes = true;
+}
+
+/* The least recently used pack that has something to give; *PART: but is kept in part. */
+static struct nf_pack *victim_locked(struct nf_cache *c, bool spare_nodes, bool *part) NF_REQUIRES(c->lock)
+{
+	spare_nodes &= c->node_bytes <= NF_CACHE_NODES_KEPT;
 	nf_list_for_each(p, &c->lru, struct nf_pack, lru) {
 		bool kept, spare;
-		if (p->pins > 0 || p->solid)
+		if (p->pins > 0 || p->solid || (spare_nodes && p->nodes))
 			continue;
 		look_at_locked(p, &kept, &spare);
 		*part = kept;
@@ -85,12 +95,12 @@ static struct nf_pack *victim_locked(struct nf_cache *c, bool *part) NF_REQUIRES
 	return NULL;
 }
 
-bool nf_cache_evict_one(struct nf_cache *c, int *err)
+bool nf_cache_evict_one(struct nf_cache *c, bool spare, int *err)
 {
 	bool part = false;
 
 	nf_lock_take(&c->lock);
-	struct nf_pack *victim = c->hold ? NULL : victim_locked(c, &part);
+	struct nf_pack *victim = c->hold ? NULL : victim_locked(c, spare, &part);
 	if (victim && part) {
 		for (size_t i = 0; i < victim->nr_units / 64; i++)
 			victim->present[i] &= nf_pack_kept_word(victim, i);
@@ -119,6 +129,7 @@ static void uncharge(struct nf_cache *c, struct nf_pack *p, size_t from, size_t 
 	nf_pack_set(p->charged, from, to, false);
 	p->charged_bytes -= bytes;
 	c->used_bytes -= bytes;
+	c->node_bytes -= p->nodes ? bytes : 0;
 	nf_lock_drop(&c->lock);
 	nf_count(NF_C_CACHE_EVICT_BYTES, bytes);
 	*freed += bytes;
@@ -159,7 +170,8 @@ int nf_cache_punch(struct nf_cache *c, struct nf_pack *p, uint64_t *freed_bytes)
 	return nf_fail(r);
 }
 
-static bool disk_has(struct nf_cache *c, uint64_t more_bytes)
+/* NODES: what of the tree is few goes where anything at all is free beyond what others and the journal live from. */
+static bool disk_has(struct nf_cache *c, uint64_t more_bytes, bool nodes)
 {
 	struct nf_file_room now;
 
@@ -171,7 +183,8 @@ static bool disk_has(struct nf_cache *c, uint64_t more_bytes)
 	/* Also what was accepted and is not written yet takes it. */
 	uint64_t claimed = c->shared ? nf_room_claimed(c->shared) : 0;
 	uint64_t rest = now.free_bytes - NF_MIN(now.free_bytes, claimed);
-	return rest >= more_bytes && rest - more_bytes >= c->min_free_bytes;
+	uint64_t leave = nodes ? NF_MIN(c->min_free_bytes, nf_room_spare(&now)) : c->min_free_bytes;
+	return rest >= more_bytes && rest - more_bytes >= leave;
 }
 
 /* The lock held. */
@@ -185,28 +198,33 @@ static uint64_t needs_locked(const struct nf_pack *p, size_t from, size_t to)
 	       (nf_pack_charge(p) - p->charged_bytes); /* the map file, when new or longer */
 }
 
-bool nf_cache_charge(struct nf_cache *c, struct nf_pack *p, size_t from, size_t to)
+bool nf_cache_charge(struct nf_cache *c, struct nf_pack *p, size_t from, size_t to, bool nodes)
 {
 	for (;;) {
 		nf_lock_take(&c->lock);
 		uint64_t more = needs_locked(p, from, to);
+		bool few = nodes && c->node_bytes + more <= NF_CACHE_NODES_KEPT;
 		nf_lock_drop(&c->lock);
-		bool has = disk_has(c, more);
+		bool has = disk_has(c, more, few);
 		nf_lock_take(&c->lock);
 		/* Another insert may have charged some of it meanwhile: never more. */
 		more = needs_locked(p, from, to);
-		bool fits = has && more <= c->limit_bytes && c->used_bytes <= c->limit_bytes - more;
+		bool limit = more <= c->limit_bytes && c->used_bytes <= c->limit_bytes - more, fits = has && limit;
 		if (fits) {
 			nf_pack_set(p->charged, from, to, true);
 			p->solid = false;
 			p->charged_bytes += more;
 			c->used_bytes += more;
+			c->node_bytes += p->nodes ? more : 0;
+			if (nodes)
+				nf_cache_has_nodes_locked(c, p);
 		}
 		nf_lock_drop(&c->lock);
 		if (fits)
 			return true;
 		int err = 0; /* what could not be removed goes on counting */
-		if (!nf_cache_evict_one(c, &err))
+		/* Nodes beyond the few take the place of older ones. */
+		if (!nf_cache_evict_one(c, limit && few == nodes, &err))
 			return false;
 	}
 }
@@ -216,11 +234,11 @@ int nf_cache_tidy(struct nf_cache *c)
 	int err = 0;
 
 	for (;;) {
-		bool room = disk_has(c, 0);
+		bool room = disk_has(c, 0, false);
 		nf_lock_take(&c->lock);
-		bool fits = room && c->used_bytes <= c->limit_bytes;
+		bool limit = c->used_bytes <= c->limit_bytes;
 		nf_lock_drop(&c->lock);
-		if (fits || !nf_cache_evict_one(c, &err))
+		if ((room && limit) || !nf_cache_evict_one(c, limit, &err))
 			return nf_fail(err);
 	}
 }

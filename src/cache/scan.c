@@ -89,6 +89,8 @@ static int scan_pack(struct nf_cache *c, const struct nf_pack_id *id, bool clean
 	c->used_bytes += p->charged_bytes;
 	c->clock = NF_MAX(c->clock, p->used_at);
 	nf_cache_add_locked(c, p);
+	if (p->lasting)
+		nf_cache_has_nodes_locked(c, p);
 	nf_lock_drop(&c->lock);
 	return 0;
 }

@@ -22,6 +22,8 @@ enum {
 };
 /* Bounds the bitmaps of one pack: 2 x 32 KiB. */
 #define NF_CACHE_PACK_MAX (UINT64_C(1) << 30)
+/* So much of packs with nodes stays where less than min_free is free: a mount without the store needs them. */
+#define NF_CACHE_NODES_KEPT (UINT64_C(16) << 20)
 /* Maps are saved after this much was stored. */
 #define NF_CACHE_SAVE_EVERY (UINT64_C(64) << 20)
 
@@ -47,6 +49,7 @@ struct nf_pack {
 	bool busy;		  /* l  being evicted or adopted: absent for everybody else */
 	struct nf_list unsynced;  /* l  on c->unsynced: nodes in it are not durable */
 	bool lasting;		  /* l  holds nodes that are: its map must never be torn */
+	bool nodes;		  /* l  holds nodes of the tree, durable or not: counted in c->node_bytes */
 	uint64_t map_bytes;	  /* of the map file; theirs who have c->saving */
 	bool punching;		  /* l  blocks of absent units are being freed: no inserts */
 	bool solid;		  /* l  nothing is charged but what is kept, as far as is known */
@@ -70,6 +73,7 @@ struct nf_cache {
 	size_t nr_open;			/* l */
 	size_t nr_packs;		/* l */
 	uint64_t used_bytes;		/* l  sum of charged_bytes, and what could not be removed */
+	uint64_t node_bytes;		/* l  of them, of packs with nodes */
 	uint64_t clock;			/* l */
 	uint64_t unsaved_bytes;		/* l  stored since the maps were saved */
 	unsigned nr_pins;		/* l */
@@ -131,11 +135,13 @@ void nf_cache_mark_clean(struct nf_cache *c);
 
 /* room.c */
 /* Charges units [from, to) of P, which is pinned, evicting others for it; false if
- * there is not enough that may go. */
-bool nf_cache_charge(struct nf_cache *c, struct nf_pack *p, size_t from, size_t to);
+ * there is not enough that may go.  NODES: of the tree. */
+bool nf_cache_charge(struct nf_cache *c, struct nf_pack *p, size_t from, size_t to, bool nodes);
 /* Evicts the least recently used pack that is not in use; false if there is none.
- * *ERR is set if its files could not be removed. */
-bool nf_cache_evict_one(struct nf_cache *c, int *err);
+ * SPARE: none with nodes, as long as these are few.  *ERR is set if its files could not be removed. */
+bool nf_cache_evict_one(struct nf_cache *c, bool spare, int *err);
+/* P holds nodes. */
+void nf_cache_has_nodes_locked(struct nf_cache *c, struct nf_pack *p) NF_REQUIRES(c->lock);
 /* P, in use by nobody, becomes busy. */
 void nf_cache_make_busy_locked(struct nf_cache *c, struct nf_pack *p) NF_REQUIRES(c->lock);
 /* Removes P, which is busy and pinned by nobody, from disk and table. */

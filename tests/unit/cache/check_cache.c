@@ -162,6 +162,58 @@ START_TEST(room_on_the_file_system_is_left_to_others)
 }
 END_TEST
 
+static int insert_nodes(struct nf_cache *cache, const struct nf_pack_id *id, void *buf, size_t len)
+{
+	struct call c = { .io = { .pack = *id, .len_bytes = len, .buf = buf, .at_end = true, .lasting = true, .done = call_done } };
+
+	ck_assert_int_eq(nf_completion_init(&c.done), 0);
+	nf_cache_insert(cache, &c.io);
+	nf_completion_wait(&c.done);
+	nf_completion_deinit(&c.done);
+	return c.io.error;
+}
+
+START_TEST(nodes_stay_where_less_than_min_free_is_free_but_only_so_many)
+{
+	enum { DISK = 160 << 20, MIB = 1 << 20 };
+	struct rig r = rig_new(UINT64_C(1) << 30);
+	static uint8_t buf[6 * MIB];
+	struct nf_pack_id id[4] = { { .b = { 1 } }, { .b = { 2 } }, { .b = { 3 } }, { .b = { 4 } } };
+
+	nf_cache_close(r.cache);
+	nf_crash_set_room(r.disk, DISK);
+	r.options.min_free_bytes = DISK - 20 * MIB;
+	reopen(&r);
+	ck_assert_int_eq(run(r.cache, nf_cache_insert, &id_a, 0, buf, 6 * MIB, true), 0);
+	ck_assert_uint_eq(nf_cache_present(r.cache, &id_a, 0, U), U);
+	ck_assert_int_eq(insert_nodes(r.cache, &id[0], buf, 6 * MIB), 0);
+	ck_assert_int_eq(insert_nodes(r.cache, &id[1], buf, 6 * MIB), 0);
+	/* Others take all but 40 MiB: the data goes, the nodes stay, also over a restart, and more come, 16 MiB in all. */
+	nf_crash_set_room(r.disk, nf_crash_used(r.disk) + 40 * MIB);
+	ck_assert_int_eq(nf_cache_tidy(r.cache), 0);
+	ck_assert_uint_eq(nf_cache_present(r.cache, &id_a, 0, U), 0);
+	nf_cache_sync(r.cache);
+	nf_cache_close(r.cache);
+	reopen(&r);
+	for (int i = 0; i < 2; i++)
+		ck_assert_uint_eq(nf_cache_present(r.cache, &id[i], 0, 6 * MIB), 6 * MIB);
+	ck_assert_int_eq(run(r.cache, nf_cache_insert, &id_b, 0, buf, U, true), 0);
+	ck_assert_uint_eq(nf_cache_present(r.cache, &id_b, 0, U), 0);
+	ck_assert_int_eq(insert_nodes(r.cache, &id[2], buf, 3 * MIB), 0);
+	ck_assert_uint_eq(nf_cache_present(r.cache, &id[2], 0, U), U);
+	ck_assert_int_eq(insert_nodes(r.cache, &id[3], buf, 6 * MIB), 0);
+	struct nf_cache_stats s;
+	nf_cache_stats(r.cache, &s);
+	ck_assert_uint_le(s.used_bytes, 16 * MIB);
+	/* Without even that much: nothing comes any more, and what is there goes on being read. */
+	nf_crash_set_room(r.disk, nf_crash_used(r.disk) + 2 * MIB);
+	ck_assert_int_eq(insert_nodes(r.cache, &id_a, buf, MIB), 0);
+	ck_assert_uint_eq(nf_cache_present(r.cache, &id_a, 0, U), 0);
+	ck_assert_uint_eq(nf_cache_present(r.cache, &id[2], 0, U), U);
+	rig_free(&r);
+}
+END_TEST
+
 START_TEST(a_pack_is_adopted_whole_and_a_bad_block_is_forgotten)
 {
 	struct rig r = rig_new(1 << 20);
@@ -367,6 +419,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, ranges_are_present_as_far_as_they_were_inserted);
 	tcase_add_test(tc, a_cache_opens_warm_and_the_least_recently_used_goes_first);
 	tcase_add_test(tc, room_on_the_file_system_is_left_to_others);
+	tcase_add_test(tc, nodes_stay_where_less_than_min_free_is_free_but_only_so_many);
 	tcase_add_test(tc, a_pack_is_adopted_whole_and_a_bad_block_is_forgotten);
 	tcase_add_loop_test(tc, damaged_files_only_lose_presence, 0, HARM_NR);
 	tcase_add_test(tc, a_file_that_shrinks_under_the_cache_is_a_miss);
