@@ -280,3 +280,34 @@ def test_who_waits_for_room_can_be_killed_and_others_are_not_held_up(stage):
             stub.fault = "none"
             t.sync()
             t.unmount()
+
+
+@pytest.mark.limit(180)
+def test_a_mount_without_the_server_works_on_a_disk_that_never_has_min_free(stage):
+    names = {f"{d}/{f}" for d in ("a", "b") for f in range(40)}
+    with store(stage, "apache") as s:
+        v = Vault(stage, s)
+        m = v.machine("m")
+        with on_small_disk(stage, m):
+            with m.mount() as t:
+                for d in ("a", "b"):
+                    (t.dir / d).mkdir()
+                for name in names:
+                    (t.dir / name).write_bytes(name.encode() * 2000)
+                t.sync()
+                (t.dir / "a/1").unlink()
+                os.rename(t.dir / "a/2", t.dir / "b/moved")
+            names = names - {"a/1", "a/2"} | {"b/moved"}
+            assert 0 < allocated(m.home / "cache") < 17 * MIB
+            s.away()
+            with m.mount() as t:
+                assert {f"{d}/{f}" for d in ("a", "b") for f in os.listdir(t.dir / d)} == names
+                assert all((t.dir / n).stat().st_size > 2000 for n in names)
+                (t.dir / "a/new").write_bytes(b"new")
+                (t.dir / "b/3").unlink()
+            s.back()
+            with m.mount() as t:
+                t.sync()
+        with v.machine("other").mount() as other:
+            assert {f"{d}/{f}" for d in ("a", "b") for f in os.listdir(other.dir / d)} == names - {"b/3"} | {"a/new"}
+            assert (other.dir / "b/moved").read_bytes() == b"a/2" * 2000

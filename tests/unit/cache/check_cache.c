@@ -206,8 +206,8 @@ START_TEST(nodes_stay_where_less_than_min_free_is_free_but_only_so_many)
 	nf_cache_stats(r.cache, &s);
 	ck_assert_uint_le(s.used_bytes, 16 * MIB);
 	/* Without even that much: nothing comes any more, and what is there goes on being read. */
-	nf_crash_set_room(r.disk, nf_crash_used(r.disk) + 2 * MIB);
-	ck_assert_int_eq(insert_nodes(r.cache, &id_a, buf, MIB), 0);
+	nf_crash_set_room(r.disk, nf_crash_used(r.disk) + MIB);
+	ck_assert_int_eq(insert_nodes(r.cache, &id_a, buf, 16 * U), 0);
 	ck_assert_uint_eq(nf_cache_present(r.cache, &id_a, 0, U), 0);
 	ck_assert_uint_eq(nf_cache_present(r.cache, &id[2], 0, U), U);
 	rig_free(&r);
