@@ -36,6 +36,7 @@ enum {
 	HOPS_MAX = 5,
 	BACKOFF_MS = 100,
 	BACKOFF_MAX_MS = 10000,
+	QUOTA_TIMEOUT_MS = 5000, /* only for information */
 };
 
 static struct nf_dav_job *job_of(struct nf_xfer *x) { return nf_container_of(x, struct nf_dav_job, x); }
@@ -253,7 +254,7 @@ static int dav_probe(struct nf_store *s)
 static int dav_quota(struct nf_store *s, uint64_t *used_bytes, uint64_t *free_bytes)
 {
 	struct nf_dav_props props;
-	struct nf_store_op op = { .verb = NF_STORE_STAT, .buf = &props };
+	struct nf_store_op op = { .verb = NF_STORE_STAT, .timeout_ms = QUOTA_TIMEOUT_MS, .buf = &props };
 
 	if (!dav_of(s)->is_dav)
 		return nf_fail(-NF_E_STORE_PROTOCOL);

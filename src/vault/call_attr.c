@@ -230,8 +230,7 @@ int nf_do_statfs(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 		counters[1] += e[i]->bytes;
 	}
 	uint64_t used = (uint64_t)NF_MAX(counters[1], (int64_t)0);
-	uint64_t room = v->have_quota ? v->quota.free_bytes : UINT64_C(1) << 50;
-	room = NF_MIN(room, nf_space_left(v));
+	uint64_t room = NF_MIN(nf_quota_room(v), nf_space_left(v));
 	c->statfs = (struct nf_statfs){ .total_bytes = used + room, .free_bytes = room,
 					.files = (uint64_t)NF_MAX(counters[0], (int64_t)0) + inodes_free,
 					.files_free = inodes_free, .name_max = NF_NAME_MAX };

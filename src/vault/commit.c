@@ -562,6 +562,12 @@ static void *committer(void *arg)
 			nf_lock_take(&v->ns);
 			continue;
 		}
+		if (!due && !poll && now >= retry_at && nf_quota_due(v, now)) {
+			nf_lock_drop(&v->ns);
+			nf_quota_ask(v);
+			nf_lock_take(&v->ns);
+			continue;
+		}
 		if (!due && !poll) {
 			nf_cond_wait_until(&v->changed, &v->ns, at);
 			continue;

@@ -263,8 +263,10 @@ struct nf_vault {
 	_Atomic bool stop;          /* ends blocking store work */
 	uint64_t upload_done, upload_total; /* n */
 	uint64_t forks, merges, conflicts, commits; /* n */
-	struct nf_statfs quota;     /* n */
-	bool have_quota;            /* n */
+	uint64_t quota_free_bytes;  /* n  what the server said last (quota.c) */
+	bool have_quota;            /* n  it said something */
+	bool quota_wanted;          /* n  since it was asked */
+	uint64_t quota_next_ns;     /* n  not asked before */
 	struct nf_room *room;       /* I  of the journal's disk; NULL: nothing is written */
 	bool room_evicts;           /* I  the cache is on it, too */
 	bool room_runs;             /* I  who finds none may wait */
@@ -404,6 +406,14 @@ nf_handler nf_do_lookup, nf_do_getattr, nf_do_setattr, nf_do_readlink, nf_do_cre
 	nf_do_flush, nf_do_fsync, nf_do_opendir, nf_do_readdir, nf_do_releasedir, nf_do_fsyncdir,
 	nf_do_statfs, nf_do_setxattr, nf_do_getxattr, nf_do_listxattr, nf_do_removexattr,
 	nf_do_fallocate, nf_do_lseek, nf_do_copy_range, nf_do_ioctl;
+
+/* --- quota.c ----------------------------------------------------------------------------- */
+/* Room on the server, as far as is known; 1 PiB otherwise. */
+uint64_t nf_quota_room(struct nf_vault *v) NF_REQUIRES(v->ns);
+/* Is the server to be asked? */
+bool nf_quota_due(const struct nf_vault *v, uint64_t now_ns) NF_REQUIRES(v->ns);
+/* Asks it; blocks.  Not on a FUSE thread. */
+void nf_quota_ask(struct nf_vault *v);
 
 /* --- commit.c ---------------------------------------------------------------------------- */
 int nf_commit_start(struct nf_vault *v);  /* the thread */

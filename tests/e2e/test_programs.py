@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, wait_for
 from vault_lib import Vault, store
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -334,3 +334,19 @@ def test_mappings_shared_by_two_processes_agree(mounted):
         want = bytearray(50_000)
         want[0:6], want[40_000:40_005] = b"parent", b"child"
         assert (at / "map").read_bytes() == want
+
+
+def room(where):
+    st = os.statvfs(where)
+    return st.f_bavail * st.f_frsize
+
+
+def test_df_tells_the_room_there_is_where_the_vault_is(stage):
+    with store(stage, "file") as s:
+        with Vault(stage, s).machine("a").mount() as m:
+            disk = os.statvfs(stage.dir)
+            wait_for(lambda: room(m.dir) <= disk.f_blocks * disk.f_frsize, 60, "the room of the disk")
+            assert room(m.dir) > 0
+    with store(stage, "apache") as s:
+        with Vault(stage, s).machine("b").mount() as m:
+            assert room(m.dir) == 1 << 50, "a server that does not say"

@@ -1,6 +1,8 @@
 /* What the vault does by itself of POSIX's rules on modes and ACLs; the kernel checks permissions before. */
 #include "vfs.h"
 
+#include "vault/vault_i.h"
+
 #include <linux/falloc.h>
 
 static uint64_t make(struct vfs *m, const char *name, uint32_t mode)
@@ -220,6 +222,67 @@ START_TEST(the_count_of_inodes_is_never_less_than_the_free_ones)
 }
 END_TEST
 
+static int quota_error;
+
+static int quota(struct nf_store *s, uint64_t *used_bytes, uint64_t *free_bytes)
+{
+	(void)s;
+	*used_bytes = 1;
+	*free_bytes = 5 << 20;
+	return quota_error;
+}
+
+static uint64_t room_of(struct vfs *m)
+{
+	struct nf_call c = { .op = NF_CALL_STATFS, .ino = 1 };
+
+	ck_assert_int_eq(vfs_call(m, &c), 0);
+	ck_assert_uint_ge(c.statfs.total_bytes, c.statfs.free_bytes);
+	return c.statfs.free_bytes;
+}
+
+static bool is_due(struct nf_vault *v, uint64_t at_ns)
+{
+	nf_lock_take(&v->ns);
+	bool due = nf_quota_due(v, at_ns);
+	nf_lock_drop(&v->ns);
+	return due;
+}
+
+START_TEST(the_room_is_what_the_server_says_and_it_is_asked_when_somebody_wants_to_know)
+{
+	const uint64_t unknown = UINT64_C(1) << 50;
+	struct vfs_site s;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	struct nf_store_ops ops = *a.v->store->ops;
+	const struct nf_store_ops *real = a.v->store->ops;
+	ops.quota = quota;
+	a.v->store->ops = &ops;
+
+	ck_assert(!is_due(a.v, nf_clock_ns()));
+	ck_assert_uint_eq(room_of(&a), unknown);
+	ck_assert(is_due(a.v, nf_clock_ns()));
+	nf_quota_ask(a.v);
+	ck_assert(!is_due(a.v, UINT64_MAX)); /* nobody has asked since */
+	ck_assert_uint_eq(room_of(&a), 5 << 20);
+	ck_assert(!is_due(a.v, nf_clock_ns()));
+	ck_assert(is_due(a.v, nf_clock_ns() + 61 * NF_NS_PER_S));
+	quota_error = -NF_E_TIMEOUT;
+	nf_quota_ask(a.v);
+	ck_assert_uint_eq(room_of(&a), 5 << 20);
+	quota_error = -NF_E_STORE_PROTOCOL;
+	nf_quota_ask(a.v);
+	ck_assert_uint_eq(room_of(&a), unknown);
+	ck_assert(!is_due(a.v, nf_clock_ns() + 61 * NF_NS_PER_S));
+	a.v->manual = true;
+	ck_assert(!is_due(a.v, UINT64_MAX));
+	a.v->store->ops = real;
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "posix", 60);
@@ -229,6 +292,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, an_acl_that_says_no_more_than_the_mode_leaves_nothing_behind_not_even_in_the_journal);
 	tcase_add_test(tc, a_change_that_moves_no_byte_changes_the_times_for_good);
 	tcase_add_test(tc, the_count_of_inodes_is_never_less_than_the_free_ones);
+	tcase_add_test(tc, the_room_is_what_the_server_says_and_it_is_asked_when_somebody_wants_to_know);
 }
 
 NF_SUITE("vault/posix")
