@@ -222,13 +222,13 @@ class Mount:
 
     def status(self):
         done = self.machine.run("status", "--json", self.dir)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, (done.stderr, self.daemon.proc.poll(), self.daemon.stderr())
         return json.loads(done.stdout)
 
     def counters(self):
         """{"area.name": value}"""
         done = self.machine.run("stats", self.dir)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, (done.stderr, self.daemon.proc.poll(), self.daemon.stderr())
         return {name: int(value) for name, value, _ in map(str.split, done.stdout.splitlines())}
 
     def unmount(self, timeout_s=60):
