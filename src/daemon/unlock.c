@@ -14,7 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { ANSWER_MS = 350 };
+/* From the beginning; the derivation of the key takes as long or longer. */
+enum { ANSWER_MS = 250 };
 
 struct answer {
 	int error;
@@ -92,6 +93,59 @@ int nf_header_open_by(struct nf_store *store, const struct nf_secret *secret, st
 	return 0;
 }
 
+/* Replaces *K, unlocked, by what the store has now, which SECRET must open too. */
+static int take_current(struct nf_store *store, const struct nf_secret *secret, struct nf_header **k)
+{
+	uint8_t root_key[NF_KEY_BYTES], used[NF_SLOT_ID_BYTES];
+	struct nf_header_key by_root = { .root_key = root_key };
+	struct nf_header_found found;
+	struct nf_header *h;
+
+	nf_header_root_key(*k, root_key);
+	int r = nf_header_store_load(store, &by_root, &h, &found);
+	nf_wipe(root_key, sizeof root_key);
+	if (r < 0)
+		return r;
+	r = !found.newest ? nf_fail(-NF_E_KEY_WRONG) : nf_header_same_slots(h, *k) ? 0 : find_slot(h, secret, used);
+	if (r < 0) {
+		nf_header_free(h);
+		return r;
+	}
+	nf_header_free(*k);
+	*k = h;
+	return 0;
+}
+
+/* The header of a vault that this device knows as *K, by SECRET.  The key is derived from the copy while the server is asked,
+ * and a second time only where the server has other slots.  A server that does not answer soon, or not as ours would, is not
+ * waited for (*KEPT); one that refuses us, or has no vault, is another matter. */
+static int open_known(struct nf_store *store, const struct nf_secret *secret, struct nf_header **k, bool *kept)
+{
+	uint64_t until_ns = nf_clock_ns() + ANSWER_MS * NF_NS_PER_MS;
+	struct nf_link_status s;
+	struct nf_header *h;
+
+	nf_link_wake(store);
+	int mine = nf_header_unlock(*k, secret, NULL), r = mine;
+	*kept = nf_link_settle(store, until_ns) != NF_LINK_CONNECTED;
+	if (*kept) {
+		nf_link_status(store, &s);
+		return s.last_error == -NF_E_STORE_DENIED || s.last_error == -NF_E_HEADER_MISSING ? s.last_error : mine;
+	}
+	if (r == 0)
+		r = take_current(store, secret, k);
+	if (r < 0 && !is_offline(r)) {
+		/* The copy has nothing to say to it: other keys, or another vault. */
+		r = nf_header_open_by(store, secret, &h, NULL);
+		if (r == 0) {
+			nf_header_free(*k);
+			*k = h;
+		}
+	}
+	*kept = is_offline(r);
+	return *kept ? mine : r;
+}
+
 /* The copy that this device remembers; -ENOENT: none. */
 static int load_kept(const char *address, const struct nf_header_key *key, struct nf_header **out)
 {
@@ -138,22 +192,6 @@ static int load(const char *address, struct nf_store *store, const struct nf_hea
 	return r2 == -ENOENT ? why(store, r) : r2;
 }
 
-/* A device that knows the vault does not wait for a server that does not answer, or not as ours would; one that
- * refuses us, or has no vault, is another matter. */
-static int is_away(const char *address, struct nf_store *store, bool *away)
-{
-	struct nf_link_status s;
-	struct nf_header *h;
-
-	*away = false;
-	if (nf_pin_header(address, &h) < 0)
-		return 0; /* it has to answer */
-	nf_header_free(h);
-	*away = nf_link_settle(store, nf_clock_ns() + ANSWER_MS * NF_NS_PER_MS) != NF_LINK_CONNECTED;
-	nf_link_status(store, &s);
-	return *away && (s.last_error == -NF_E_STORE_DENIED || s.last_error == -NF_E_HEADER_MISSING) ? s.last_error : 0;
-}
-
 /* Hands the header just loaded to who opens the vault next, so that it need not be loaded again.  What is wrong with it is
  * found there. */
 static bool remembers(const char *address, const struct nf_header *h)
@@ -176,8 +214,9 @@ static void child(const char *address, const struct nf_store_options *so, const 
 		a->error = nf_link_new(store, &lo, &store);
 	if (a->error)
 		return;
-	a->error = is_away(address, store, &a->kept);
-	if (a->error == 0)
+	if (nf_pin_header(address, &h) == 0)
+		a->error = open_known(store, secret, &h, &a->kept);
+	else
 		a->error = load(address, store, &key, &h, &a->kept);
 	if (a->error == 0)
 		nf_header_root_key(h, a->root_key);

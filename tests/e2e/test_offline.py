@@ -1,7 +1,9 @@
 """What was done without a connection: how fast it is there again after a start, and what is sent of it in the end.
 
 FOLIOFS_LONG=1: 100,000 files instead of 10,000, more bytes."""
+import contextlib
 import os
+import socket
 import time
 
 import pytest
@@ -64,6 +66,69 @@ def test_what_was_overwritten_or_removed_before_the_connection_came_back_is_not_
         for i, data in kept.items():
             assert (b.mnt / f"file-{i}").read_bytes() == data
         assert sorted(os.listdir(b.mnt)) == sorted(os.listdir(m.mnt))
+
+
+class Named:
+    """A vault's server by a name that resolver.c looks up."""
+
+    def __init__(self, machine, where, build, word):
+        self.word = word
+        self.url = where.url.replace("127.0.0.1", "vault.test")
+        machine.vault = type("Named", (), {"store": self, "stage": machine.vault.stage, "password": machine.vault.password})()
+        env = machine.env
+        machine.env = lambda *a: env(*a) | {"LD_PRELOAD": str(build / "tests/e2e/resolver.so"), "NF_RESOLVER": str(word)}
+
+
+@contextlib.contextmanager
+def away(s, word, how):
+    """Meanwhile the server of S cannot be reached, in one of several ways."""
+    if how.startswith("name"):
+        word.write_text("silent" if how.endswith("silent") else "none")
+        yield
+        word.write_text("here")
+        return
+    s.away()
+    with contextlib.ExitStack() as stack:
+        if how == "port silent":
+            listener = stack.enter_context(socket.socket())
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", s.server.port))
+            listener.listen(64)  # nobody ever takes what comes
+        yield
+    s.back()
+
+
+@pytest.mark.limit(300)
+def test_a_start_does_not_wait_for_a_server_or_a_resolver_that_says_nothing(stage, build):
+    """Bounds are for a machine that is busy; what counts is printed."""
+    with store(stage, "nginx") as s:
+        laptop = Vault(stage, s).machine("laptop")
+        word = stage.dir / "resolver"
+        word.write_text("here")
+        Named(laptop, s, build, word)
+        options = ("insecure_http",)
+        with laptop.mount(*options) as m:
+            (m.dir / "before").write_text("before")
+            m.sync()
+        best = {}
+        for how in ("port closed", "port silent", "name unknown", "name silent"):
+            with away(s, word, how):
+                took, left = [], []
+                for n in range(3):
+                    m, seconds = start(laptop, *options)
+                    took.append(seconds)
+                    (m.dir / f"{how} {n}").write_text("made without it")
+                    begun = time.monotonic()
+                    m.unmount()
+                    left.append(time.monotonic() - begun)
+            best[how] = min(took)
+            print(f"{how}: started in {min(took):.2f} to {max(took):.2f} s (bound 0.5), unmounted in {min(left):.2f} to {max(left):.2f} s")
+            assert max(left) < 15
+        for how, seconds in best.items():
+            assert seconds < 2 + 3 * best["port closed"], how
+        with laptop.mount(*options) as m:
+            assert len(list(m.dir.iterdir())) == 13
+            m.sync()
 
 
 def start(machine, *options):
