@@ -63,7 +63,7 @@ step 1500 "all programs, address and undefined-behaviour sanitizers" \
 
 build build-tsan -Db_sanitize=thread
 threads=$(meson test -C build-tsan --list --no-rebuild 2>/dev/null | sed -n 's#.* / ##p' |
-	grep -E '^(aio|store|fuse|netfs)/|^(cache|journal)/check|^vault/(check_(ahead|fetch|held|look|pack|pin|vault)|model_vault)')
+	grep -E '^(aio|store|fuse|netfs)/|^(cache|journal)/check|^vault/(check_(ahead|fetch|held|look|pack|pin|space|vault)|model_vault)')
 # shellcheck disable=SC2086
 FOLIOFS_MODEL_OPS=6000 step 1200 "programs with threads, thread sanitizer" \
 	meson test -C build-tsan --no-rebuild --print-errorlogs --num-processes "$jobs" $threads
