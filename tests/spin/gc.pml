@@ -7,12 +7,21 @@
  *   M  anybody who sees two leaves and merges them
  *   G  a collector: condemns in a commit, looks again, deletes later
  *
+ * MOVE: a snapshot keeps pack 0 for ever; the collector first copies what it holds into a pack of its own and says so in
+ * its commit (PLACE, MOVE), and only later condemns pack 0.  X may still have the old place in what it publishes.
+ * LATE: a commit R kept in the history keeps pack 0 until the collector lets R go; L is a machine that stands on R and
+ * publishes a head on top of it whenever it wakes up; a merge lists that head only if R is still kept.
+ *
  * There is no clock: any step may come after any time, so "grace" is 0 and infinite
  * at once.  What holds here holds with every grace and every suspension.
  * Packs are bits.  A head is three counters (dots of X, Y, G) and the list of the
  * condemned; what its tree names follows from the counters: pack 0 until Y dropped it,
  * and the packs of X's newest dot in it.
  */
+/* In the list of the condemned, joined with it: what the collector's and L's dots say. */
+#define PLACED	64
+#define OF_L	128
+
 #ifndef P
 #define P 5		/* packs: 0 the old one, 1 X's own, the others spares of X */
 #endif
@@ -43,9 +52,25 @@ byte rep;			/* ghost: packs of X's commit that was reported */
 hidden byte i, j, lost;
 hidden byte dx, dc;
 
-#define COVERS(a, b)	(hx[a] >= hx[b] && hy[a] >= hy[b] && hg[a] >= hg[b])
+#define COVERS(a, b)	(hx[a] >= hx[b] && hy[a] >= hy[b] && hg[a] >= hg[b] && (hc[a] & OF_L) >= (hc[b] & OF_L))
 #define BEATS(b, a)	(COVERS(b, a) && (!COVERS(a, b) || (b) < (a)))
-#define NAMED(x, y)	(need[x] | ((y) == 0 -> 1 : 0))
+#ifdef MOVE
+#define MOVED	(1 << (P - 1))	/* the collector's pack */
+#define SNAPSHOT(c)	((c) & PLACED -> MOVED : 1)
+#define NAMED(x, y, g, c)	(need[x] | SNAPSHOT(c))
+#define SPARES	(P - 1)
+#elif defined(LATE)
+#ifdef M_LIST_LATE
+#define LISTED(g, c)	((c) & OF_L)
+#else
+#define LISTED(g, c)	(((c) & OF_L) && (g) == 0)	/* the collector's first dot says that R goes */
+#endif
+#define NAMED(x, y, g, c)	(need[x] | ((y) == 0 || (g) == 0 || LISTED(g, c) -> 1 : 0))
+#define SPARES	P
+#else
+#define NAMED(x, y, g, c)	(need[x] | ((y) == 0 -> 1 : 0))
+#define SPARES	P
+#endif
 
 inline list_heads(m)
 {
@@ -78,6 +103,9 @@ inline read_heads(m, jx, jy, jg, jc, nl)
 				jx = (hx[i] > jx -> hx[i] : jx);
 				jy = (hy[i] > jy -> hy[i] : jy);
 				jg = (hg[i] > jg -> hg[i] : jg);
+#ifdef M_PLACE_LOST
+				jc = jc & ~PLACED;	/* the last tree's word, not both */
+#endif
 				jc = jc | hc[i]
 			:: else
 			fi
@@ -89,9 +117,9 @@ inline read_heads(m, jx, jy, jg, jc, nl)
 }
 
 #ifdef M_TAKE_OFF
-#define KEPT(c, x, y)	((c) & ~NAMED(x, y))	/* a pack in use leaves the list */
+#define KEPT(c, x, y, g)	((c) & ~NAMED(x, y, g, c))	/* a pack in use leaves the list */
 #else
-#define KEPT(c, x, y)	(c)
+#define KEPT(c, x, y, g)	(c)
 #endif
 
 inline send(k, x, y, g, c)
@@ -105,7 +133,7 @@ inline send(k, x, y, g, c)
 	}
 	i = 0;
 	assert(k != 255);
-	st[k] = FLIGHT; hx[k] = x; hy[k] = y; hg[k] = g; hc[k] = KEPT(c, x, y)
+	st[k] = FLIGHT; hx[k] = x; hy[k] = y; hg[k] = g; hc[k] = KEPT(c, x, y, g)
 }
 
 /* Expected to fail: an unreported commit can name what is gone. */
@@ -145,7 +173,7 @@ inline renew(bad)
 	i = 0;
 	do
 	:: i < P && IN(bad, i) ->
-		assert(spare < P);
+		assert(spare < SPARES);
 		want = want & ~(1 << i) | (1 << spare);
 		present = present | (1 << spare);
 		spare++; i++
@@ -159,7 +187,11 @@ proctype X()
 {
 	short m;
 	byte jx, jy, jg, jc, nl;
+#ifdef LATE
+	byte dot, want = 2, spare = 2, bad, my, known;
+#else
 	byte dot, want = 3, spare = 2, bad, my, known;
+#endif
 
 	/* before its first head: look, then see that the packs exist */
 	atomic { d_step { list_heads(m) } }
@@ -205,7 +237,19 @@ look:
 	:: bad -> d_step { renew(bad) }; goto freeze
 	:: else
 	fi;
-	atomic { rep = want; assert((rep & ~present) == 0) }
+	atomic {
+		rep = want; assert((rep & ~present) == 0);
+#ifdef MOVE
+		assert((SNAPSHOT(jc) & ~present) == 0)
+#endif
+	}
+#ifdef LATE
+	/* What a merge of all there is now would list. */
+	atomic {
+		d_step { m = 0; list_heads(m); read_heads(m, jx, jy, jg, jc, nl) }
+		assert(!LISTED(jg, jc) || (present & 1))
+	}
+#endif
 }
 
 proctype Y()
@@ -216,6 +260,15 @@ proctype Y()
 	d_step { read_heads(m, jx, jy, jg, jc, nl) }
 	d_step { send(my, jx, 1, jg, jc); jx = 0; jy = 0; jg = 0; jc = 0; nl = 0; my = 0 }
 }
+
+#ifdef LATE
+proctype L()
+{
+	byte my;
+	/* on R, which is older than what Y does */
+	d_step { send(my, 0, 0, 0, OF_L); my = 0 }
+}
+#endif
 
 #ifndef MERGES
 #define MERGES 2
@@ -249,13 +302,31 @@ proctype G()
 		n++;
 		/* condemn what nothing names */
 		atomic { m = 0; d_step { list_heads(m) } }
-		d_step { read_heads(m, jx, jy, jg, jc, nl); dead = present & ~NAMED(jx, jy) & ~jc }
+		d_step { read_heads(m, jx, jy, jg, jc, nl) }
+#ifdef MOVE
+		if
+		:: !(jc & PLACED) && n == 1 ->
+			/* copy, then say so; what it has said is there before anything goes */
+			d_step { present = present | MOVED; send(my, jx, jy, n, jc | PLACED) }
+			if
+			:: atomic { st[my] == WHOLE -> my = 0 }
+			:: atomic { faults > 0 -> faults--; my = 0 }
+			fi;
+			atomic { jx = 0; jy = 0; jg = 0; jc = 0; nl = 0; m = 0; goto next }
+		:: else
+		fi;
+#endif
+#ifdef LATE
+		d_step { dead = present & ~(need[jx] | (jy == 0 -> 1 : 0)) & ~jc };
+#else
+		d_step { dead = present & ~NAMED(jx, jy, jg, jc) & ~jc };
+#endif
 		if
 		:: dead ->
 #ifdef M_ONE_STEP
 			goto delete;
 #endif
-			d_step { send(my, jx, jy, n, (jc & present) | dead) }
+			d_step { send(my, jx, jy, n, (jc & (present | PLACED | OF_L)) | dead) }
 			if
 			:: atomic { st[my] == WHOLE -> my = 0 }
 			:: atomic { faults > 0 -> faults--; my = 0 }
@@ -274,7 +345,7 @@ proctype G()
 		d_step { jc = known }
 #endif
 		if
-		:: nl == 1 -> dead = known & jc & present & ~NAMED(jx, jy)
+		:: nl == 1 -> dead = known & jc & present & ~NAMED(jx, jy, jg, jc)
 		:: else -> dead = 0
 		fi;
 #endif
@@ -290,9 +361,22 @@ delete:		atomic { jx = 0; jy = 0; jg = 0; jc = 0; nl = 0; known = 0; m = 0 }
 		:: dead & 64 -> d_step { dead = dead & ~64; present = present & ~64; assert(!(rep & 64)); check() }
 #endif
 		:: !dead -> break
-		od
+		od;
+#ifdef MOVE
+next:		skip
+#endif
 	:: n == ROUNDS -> break
 	od
 }
 
-init { atomic { st[0] = WHOLE; run server(); run X(); run Y(); run M(); run G() } }
+init {
+	atomic {
+		st[0] = WHOLE; run server(); run X(); run M(); run G();
+#ifdef LATE
+		hy[0] = 1;	/* what Y does was done already: only R names pack 0 */
+		run L()
+#else
+		run Y()
+#endif
+	}
+}

@@ -28,6 +28,8 @@ ASSERTIONS = {
     'twice': '!=((go>>(u*',                       # a dot brings operations that are in already
     'order': '(ord[i]==ord[j])',                  # equal vectors, different trees
     'pack gone': 're:rep&',                       # a pack of a reported commit is deleted
+    'snapshot gone': 're:jc&64',                    # a snapshot names a deleted pack
+    'hole': '(jc&128)',                           # a kept commit names a deleted pack
     'dangling': '((need[hx[i]]& ~(present))==0)', # a head names a deleted pack
 }
 
@@ -42,6 +44,8 @@ CASES = [
     ('gc', 'ROUNDS=1 MERGES=1 F=0', 'holds'),
     ('gc', 'ROUNDS=1 MERGES=0 F=1', 'holds'),
     ('gc', 'ROUNDS=2 MERGES=0 F=0 P=7', 'holds'),
+    ('gc', 'ROUNDS=2 MERGES=0 F=0 MOVE', 'holds'),
+    ('gc', 'ROUNDS=1 MERGES=0 F=0 LATE', 'holds'),
 
     ('commit', 'K=1 F=0 C=0 H=8, M_NO_TIE', 'endless'),
     ('commit', 'K=1 F=0 C=0 H=8, M_TORN_IS_BAD', 'not one leaf'),
@@ -65,6 +69,9 @@ CASES = [
     ('gc', 'ROUNDS=1 MERGES=1 F=0, M_ONE_STEP', 'pack gone'),
     ('gc', 'ROUNDS=1 MERGES=1 F=0, M_NO_SECOND_LOOK', 'pack gone'),
     ('gc', 'ROUNDS=1 MERGES=1 F=1, M_FIRST_LOOK', 'pack gone'),
+    ('gc', 'ROUNDS=2 MERGES=0 F=0 MOVE, M_PLACE_LOST', 'snapshot gone'),
+    ('gc', 'ROUNDS=2 MERGES=0 F=0 MOVE, M_NO_SECOND_CHECK', 'pack gone'),
+    ('gc', 'ROUNDS=1 MERGES=0 F=0 LATE, M_LIST_LATE', 'hole'),
     ('gc', 'ROUNDS=1 MERGES=1 F=0, M_NO_FIRST_CHECK', 'holds'),
     ('gc', 'ROUNDS=1 MERGES=1 F=0, W_DANGLING', 'dangling'),
 ]
@@ -73,6 +80,7 @@ LONG = [
     ('commit', 'K=2 F=0 C=1 H=8 STRICT', 'holds'),
     ('commit', 'K=2 F=0 C=1 H=8 STRICT TOGETHER', 'holds'),
     ('commit', 'N=3 K=1 F=0 C=0 H=8', 'holds'),
+    ('gc', 'ROUNDS=1 MERGES=1 F=0 LATE', 'holds'),
     ('commit', 'K=1 F=1 C=0 H=6 STRICT PRUNE SPLIT', 'holds'),
 ]
 
