@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/lib"))  # servers, stubserver, proxy, figures
 libc = ctypes.CDLL(None, use_errno=True)
 import cuts_lib  # noqa: E402
+import servers  # noqa: E402
 
 
 class TimedOut(Exception):
@@ -152,8 +153,11 @@ class Daemon:
 class Stage:
     """The things of one test: `stage.dir`, `stage.folder(name)`, `stage.daemon(...)`."""
 
+    made = []  # folders of all of them
+
     def __init__(self):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="nf-e2e-"))
+        Stage.made.append(self.dir)
         self.daemons = []
 
     def folder(self, name):
@@ -192,7 +196,25 @@ def pytest_collection_modifyitems(items):
         cuts_lib.select(items)
 
 
+def left_behind():
+    """Folders, mounts, processes and loop devices of this run that should be gone."""
+    ours = [str(p) for p in Stage.made + servers.Server.made]
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
+        found = [f"mount {at}" for at in (line.split(" ")[4] for line in f) if any(at.startswith(p) for p in ours)]
+    found += [f"folder {p}" for p in ours if os.path.exists(p)]
+    for p in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (p / "cmdline").read_bytes().decode(errors="replace")
+            found += [f"process {p.name}: {words!r}" for o in ours if o in words]
+    for p in pathlib.Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):
+            found += [f"loop device {p.parts[3]}" for o in ours if p.read_text().startswith(o)]
+    return found
+
+
 def pytest_terminal_summary(terminalreporter):
+    for line in left_behind():
+        terminalreporter.write_line(f"left behind: {line}")
     if cuts_lib.SEED is not None:
         for line in cuts_lib.summary():
             terminalreporter.write_line(line)

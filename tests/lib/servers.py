@@ -63,10 +63,13 @@ def worker_user():
 
 
 class Server:
+    made = []  # folders of all of them
+
     def __init__(self, kind, auth=None, root=None):
         self.kind = kind
         self.auth = auth
         self.base = pathlib.Path(tempfile.mkdtemp(prefix=f"foliofs-{kind}-"))
+        Server.made.append(self.base)
         self.root = pathlib.Path(root) if root else self.base / "root"
         self.root.mkdir(exist_ok=True)
         self.run = self.base / "run"
