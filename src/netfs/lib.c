@@ -88,7 +88,11 @@ static void tick(struct nf_timer *t)
 {
 	struct nf_netfs *lib = nf_container_of(t, struct nf_netfs, tick);
 
-	lib->idle_ticks = nf_memory_trim(lib->mem) ? lib->idle_ticks + 1 : 0;
+	nf_lock_take(&lib->lock);
+	/* What is dirty or on its way, for a long time perhaps, leaves clean folios and buffers behind. */
+	bool busy = !nf_list_empty(&lib->dirty) || atomic_load(&lib->nr_requests);
+	nf_lock_drop(&lib->lock);
+	lib->idle_ticks = nf_memory_trim(lib->mem) && !busy ? lib->idle_ticks + 1 : 0;
 	if (lib->idle_ticks == IDLE_TICKS) {
 		(void)nf_memory_reclaim(lib->mem, SIZE_MAX);
 		(void)nf_memory_trim(lib->mem);
@@ -103,8 +107,7 @@ static void tick(struct nf_timer *t)
 		nf_kick_later(p);
 	}
 	/* Until all memory was given back, or what is left is kept for ever. */
-	if (!lib->ending && (!nf_list_empty(&lib->dirty) ||
-			     (nf_memory_used(lib->mem) && lib->idle_ticks <= IDLE_TICKS)))
+	if (!lib->ending && (!nf_list_empty(&lib->dirty) || lib->idle_ticks <= IDLE_TICKS))
 		arm_tick_locked(lib);
 	nf_lock_drop(&lib->lock);
 }
