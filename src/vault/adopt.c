@@ -16,6 +16,7 @@
 #include "base/mem.h"
 #include "base/trace.h"
 #include "vault/gc.h"
+#include "vault/shelf.h"
 
 #include <inttypes.h>
 
@@ -67,6 +68,8 @@ static int note_change(void *ctx, const struct nf_key *key, const struct nf_val 
 	ch->keys[ch->nr++] = *key;
 	return 0;
 }
+
+static int cmp_keys(const void *a, const void *b) { return nf_key_cmp(a, b); }
 
 /* A value of a view, blocking; NULL and 0 where there is none. */
 static int value_of(struct nf_vault *v, const struct nf_view *view, const struct nf_key *key, struct nf_val *out)
@@ -123,7 +126,7 @@ static int rebased_init(struct nf_vault *v, struct rebased *rb, struct nf_epoch 
 		.view = { .nodes = v->nodes, .base = leaf->root, .layers = { rb->layer, below } },
 		.layer = rb->layer, .ring = v->ring, .dot = { v->writer, old->seq }, .host = v->host,
 		.base_root = old->base_root,
-		.base_layer = old == v->current && v->frozen ? v->frozen->layer : NULL,
+		.base_layer = old == v->current && v->frozen && !v->frozen->aside ? v->frozen->layer : NULL,
 		.out = old->sent ? NULL : &rb->ops,
 		.first_spare = old->sent ? old->first_spare : 0, /* else: reserve() */
 	};
@@ -196,6 +199,8 @@ static void rebased_take(struct nf_vault *v, struct rebased *rb, const struct nf
 	/* A conflict copy is made of what its author saw: blocks of the epoch below may be in it. */
 	if (rb->a.conflicts && rb->a.base_layer && v->frozen)
 		e->min_segment = NF_MIN(e->min_segment, v->frozen->min_segment);
+	if (rb->a.conflicts && v->nr_shelf)
+		e->min_segment = NF_MIN(e->min_segment, v->shelf[0].first_segment);
 	if (e->sent)
 		return;
 	nf_buf_deinit(&e->ops);
@@ -215,8 +220,8 @@ static int changed_content(struct nf_vault *v, const struct changes *ch, const s
 			   uint64_t **inos, size_t *nr)
 {
 	struct nf_view now = { .nodes = v->nodes, .base = leaf->root };
-	struct nf_view before = { .nodes = v->nodes, .base = v->base.root,
-				  .layers = { v->frozen ? v->frozen->layer : NULL } };
+	struct nf_view before = { .nodes = v->nodes, .base = nf_shelf_root(v),
+				  .layers = { v->frozen && !v->frozen->aside ? v->frozen->layer : NULL } };
 	uint64_t *list = calloc(ch->nr + 1, sizeof *list);
 	size_t n = 0;
 
@@ -317,9 +322,7 @@ static void release_writers(struct nf_vault *v, const uint64_t *inos, size_t nr)
 	}
 }
 
-/* Under the lock, the new base being v->base: what each file in memory must know. NF_TREE_WANT possible: nothing
- * is lost by calling again. */
-static int refresh_files(struct nf_vault *v, const struct nf_head *leaf, struct nf_want *w)
+int nf_base_items_find(struct nf_vault *v, const struct nf_ref *root, struct nf_want *w)
 {
 	for (struct nf_avl_node *n = nf_avl_first(&v->vnodes); n; n = nf_avl_next(n)) {
 		struct nf_vnode *vn = nf_container_of(n, struct nf_vnode, node);
@@ -327,7 +330,7 @@ static int refresh_files(struct nf_vault *v, const struct nf_head *leaf, struct 
 		struct nf_val val = { 0 };
 		if (vn->orphan || vn->dying)
 			continue;
-		int r = nf_tree_lookup(v->nodes, &leaf->root, &key, w, &val);
+		int r = nf_tree_lookup(v->nodes, root, &key, w, &val);
 		if (r < 0 || r == NF_TREE_WANT)
 			return r;
 		nf_buf_deinit(&vn->next_item);
@@ -340,7 +343,7 @@ static int refresh_files(struct nf_vault *v, const struct nf_head *leaf, struct 
 	return 0;
 }
 
-static void take_items(struct nf_vault *v)
+void nf_base_items_take(struct nf_vault *v)
 {
 	for (struct nf_avl_node *n = nf_avl_first(&v->vnodes); n; n = nf_avl_next(n)) {
 		struct nf_vnode *vn = nf_container_of(n, struct nf_vnode, node);
@@ -517,6 +520,109 @@ static int move_base(struct nf_vault *v, const struct nf_head *leaf)
 	return 0;
 }
 
+/* The frozen epoch's head is in the base now. */
+static void frozen_is_published(struct nf_vault *v)
+{
+	NF_ASSERT(nf_lock_held(&v->ns));
+	nf_shelf_drop(v, v->frozen->seq);
+	/* Until it is reported what it holds may have to be sent again (G5). */
+	nf_layer_free(v->frozen->layer);
+	v->frozen->layer = NULL;
+	v->frozen->next = v->unreported;
+	v->unreported = v->frozen;
+	/* Marked since then is what the next commit writes. */
+	v->nr_touched -= v->frozen->nr_touched;
+	if (v->nr_touched)
+		memmove(v->touched, v->touched + v->frozen->nr_touched, v->nr_touched * sizeof *v->touched);
+	v->frozen = NULL;
+	v->commits++;
+	nf_count(NF_C_COMMITS, 1);
+}
+
+/* The keys that CH is about, each once. */
+static void unique(struct changes *ch)
+{
+	size_t nr = 0;
+
+	if (ch->nr)
+		qsort(ch->keys, ch->nr, sizeof *ch->keys, cmp_keys);
+	for (size_t i = 0; i < ch->nr; i++)
+		if (nr == 0 || nf_key_cmp(&ch->keys[nr - 1], &ch->keys[i]))
+			ch->keys[nr++] = ch->keys[i];
+	ch->nr = nr;
+}
+
+/* Takes over LEAF while some of what the view has is still shelved: the base for what is to be published follows, the view
+ * does not.  What others changed is noted for the time when it does. */
+static int adopt_aside(struct nf_vault *v, const struct nf_head *leaf, bool ours, bool same_line)
+{
+	struct changes ch = { .v = v };
+	struct rebased f = { 0 };
+	struct nf_head base = { 0 }, old = { 0 };
+
+	int r = nf_head_copy(&base, leaf);
+	if (r == 0 && !same_line)
+		r = nf_tree_diff(&v->src, &v->base.root, &leaf->root, note_change, &ch);
+	if (nf_is_damage(r)) {
+		/* A collector has put it elsewhere; which keys it was about is found out in the end. */
+		v->shelf_unsure = true;
+		r = 0;
+	}
+	if (r == 0)
+		r = nf_shelf_note_keys(v, ch.keys, ch.nr);
+	if (r == 0 && !ours)
+		r = rebased_init(v, &f, v->frozen, leaf, NULL);
+	if (r == 0)
+		r = rebased_run(v, &f);
+	if (r == 0 && f.layer)
+		r = nf_shelf_note_layer(v, f.layer);
+	if (r == 0)
+		r = remember(v, leaf);
+	if (r == 0) {
+		nf_lock_take(&v->ns);
+		while (v->journaling)
+			nf_cond_wait(&v->changed, &v->ns);
+		rebased_take(v, &f, leaf);
+		old = v->base;
+		v->base = base;
+		base = (struct nf_head){ 0 };
+		if (ours)
+			frozen_is_published(v);
+		nf_cond_broadcast(&v->changed);
+		nf_lock_drop(&v->ns);
+	}
+	nf_trace(COMMIT, "adopt aside seq=%" PRIu64 " ours=%d changed=%zu err=%s", leaf->id.seq, ours, ch.nr,
+		 nf_error_name(r));
+	rebased_deinit(&f);
+	nf_head_deinit(&base);
+	nf_head_deinit(&old);
+	free(ch.keys);
+	return r;
+}
+
+/* Keys whose value is, or may be, another in LEAF's tree than in the view. */
+static int find_changes(struct nf_vault *v, const struct nf_head *leaf, struct changes *ch)
+{
+	struct nf_ref root = nf_shelf_root(v);
+
+	if (v->nr_shelf && !v->shelf_unsure) {
+		for (size_t i = 0; i < v->nr_shelf_keys; i++) {
+			int r = note_change(ch, &v->shelf_keys[i], NULL, NULL);
+			if (r < 0)
+				return r;
+		}
+		root = v->base.root;
+	}
+	size_t noted = ch->nr;
+	int r = nf_tree_diff(&v->src, &root, &leaf->root, note_change, ch);
+	if (nf_is_damage(r) && !v->nr_shelf && move_base(v, leaf) == 0) {
+		ch->nr = noted;
+		r = nf_tree_diff(&v->src, &v->base.root, &leaf->root, note_change, ch);
+	}
+	unique(ch);
+	return r;
+}
+
 int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 {
 	struct changes ch = { .v = v };
@@ -531,16 +637,16 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 			 leaf->writer_seq == v->frozen->seq &&
 			 !memcmp(leaf->parents[0].tag, v->base.id.tag, sizeof v->base.id.tag);
 
+	if (v->nr_shelf && v->shelf[v->nr_shelf - 1].seq > (ours ? v->frozen->seq : 0))
+		return adopt_aside(v, leaf, ours, same_view);
+	struct nf_ref root = nf_shelf_root(v);
+	same_view = same_view && !v->nr_shelf_keys && !v->shelf_unsure;
 	int r = nf_head_copy(&base, leaf);
 	if (r == 0 && !same_view) {
 		if (leaf->meta_len_bytes)
 			(void)nf_fetch_warm(v->fetch, &leaf->meta_pack, leaf->meta_offset_bytes,
 					    leaf->meta_len_bytes); /* nodes are fetched singly then */
-		r = nf_tree_diff(&v->src, &v->base.root, &leaf->root, note_change, &ch);
-		if (nf_is_damage(r) && move_base(v, leaf) == 0) {
-			ch.nr = 0;
-			r = nf_tree_diff(&v->src, &v->base.root, &leaf->root, note_change, &ch);
-		}
+		r = find_changes(v, leaf, &ch);
 		if (r == 0)
 			r = changed_content(v, &ch, leaf, &inos, &nr);
 	}
@@ -575,7 +681,7 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 		w.nr = 0;
 		r = rebased_tail(v, &c, &w);
 		if (r == 0)
-			r = refresh_files(v, leaf, &w);
+			r = nf_base_items_find(v, &leaf->root, &w);
 		if (r == 0 && !same_view)
 			r = find_removed(v, &now, &w);
 		/* Neither the kernel, whose pages may be behind a writer that is held, nor the store is waited for with
@@ -606,26 +712,14 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 	if (r == 0) {
 		rebased_take(v, &f, leaf);
 		rebased_take(v, &c, leaf);
-		take_items(v);
+		nf_base_items_take(v);
 		old = v->base;
 		v->base = base;
 		base = (struct nf_head){ 0 };
 		if (ours) {
 			for (struct nf_avl_node *n = nf_avl_first(&v->vnodes); n; n = nf_avl_next(n))
 				nf_container_of(n, struct nf_vnode, node)->cut_group = 0;
-			/* Until it is reported what it holds may have to be sent again (G5). */
-			nf_layer_free(v->frozen->layer);
-			v->frozen->layer = NULL;
-			v->frozen->next = v->unreported;
-			v->unreported = v->frozen;
-			/* Marked since then is what the next commit writes. */
-			v->nr_touched -= v->frozen->nr_touched;
-			if (v->nr_touched)
-				memmove(v->touched, v->touched + v->frozen->nr_touched,
-					v->nr_touched * sizeof *v->touched);
-			v->frozen = NULL;
-			v->commits++;
-			nf_count(NF_C_COMMITS, 1);
+			frozen_is_published(v);
 			if (v->current && same_view) {
 				v->current->base_root = leaf->root;
 				v->current->new_base = v->current->journaled_bytes > 0;
@@ -643,7 +737,7 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 		nf_lock_take(&v->ns);
 		release_writers(v, inos, nr);
 		nf_lock_drop(&v->ns);
-		tell_kernel(v, &ch, &old.root, &leaf->root);
+		tell_kernel(v, &ch, &root, &leaf->root);
 		tell_pages(v, inos, nr);
 		/* Names that moved out of the way, removals undone: no difference of trees tells of them. */
 		if (v->fs.notify && f.a.conflicts + c.a.conflicts > 0)

@@ -222,7 +222,11 @@ int nf_do_statfs(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 			counters[i] = (int64_t)nf_get_le64(val.p);
 		nf_val_deinit(&val);
 	}
-	const struct nf_epoch *e[2] = { v->frozen, v->current };
+	const struct nf_epoch *e[2] = { nf_epoch_below(v), v->current };
+	for (size_t i = 0; i < v->nr_shelf; i++) {
+		counters[0] = nf_counter_sum(counters[0], v->shelf[i].inodes);
+		counters[1] = nf_counter_sum(counters[1], v->shelf[i].bytes);
+	}
 	for (int i = 0; i < 2; i++) {
 		if (!e[i])
 			continue;

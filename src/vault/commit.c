@@ -15,6 +15,7 @@
 #include "base/random.h"
 #include "base/trace.h"
 #include "vault/calls.h"
+#include "vault/shelf.h"
 #include "vault/upload.h"
 
 #include <inttypes.h>
@@ -50,6 +51,8 @@ uint64_t nf_commit_target(struct nf_vault *v)
 	/* Files are listed as dirty when they may hold something; the cut finds out. */
 	if (v->current && (v->current->nr_ops || !nf_list_empty(&v->dirty_list)))
 		return v->current->seq;
+	if (v->nr_shelf)
+		return v->shelf[v->nr_shelf - 1].seq;
 	return v->frozen ? v->frozen->seq : unconfirmed_seq(v);
 }
 
@@ -416,7 +419,13 @@ static void prune(struct nf_vault *v)
 
 int nf_commit_turn(struct nf_vault *v, bool force)
 {
-	int r = 0, cut = force && !v->read_only ? NF_MIN(nf_cut(v), 0) : 0;
+	int r = 0, cut = 0;
+
+	/* While what is shelved goes out, dot by dot, as much may come. */
+	if (!v->read_only && v->nr_shelf)
+		cut = nf_shelve(v);
+	if (cut == 0 && force && !v->read_only)
+		cut = NF_MIN(nf_cut(v), 0);
 
 	if (v->frozen) {
 		int drained = nf_cut_drain(v);
@@ -486,7 +495,7 @@ static bool something_due(struct nf_vault *v, uint64_t now, uint64_t *at)
 {
 	uint64_t oldest = UINT64_MAX;
 
-	if (v->frozen || unconfirmed_seq(v))
+	if (v->frozen || v->nr_shelf || unconfirmed_seq(v))
 		return true;
 	/* Who wanted it may have got it by the commit that was under way. */
 	if (v->want_commit && nf_commit_target(v))
@@ -517,6 +526,8 @@ static bool to_settle(struct nf_vault *v, uint64_t now, bool due, uint64_t *at)
 {
 	bool many = v->nr_dirty > DIRTY_FILES;
 
+	if (!v->read_only && !due && now >= v->shelve_after_ns && nf_shelf_is_due(v))
+		return true;
 	if (v->read_only || !v->dirty_since_ns || (due && !many))
 		return false;
 	uint64_t settle_at = v->dirty_since_ns + (many ? SETTLE_MANY_MS : v->write_back_ms) * NF_NS_PER_MS;
@@ -687,7 +698,8 @@ static int sync_all(struct nf_vault *v, _Atomic bool *stop)
 	if (r < 0)
 		return r;
 	if (v->no_threads) {
-		for (int i = 0; i < TURNS_MAX && r == 0 && !is_done(v, target); i++)
+		size_t turns = TURNS_MAX + v->nr_shelf;
+		for (size_t i = 0; i < turns && r == 0 && !is_done(v, target); i++)
 			r = nf_commit_turn(v, true);
 		if (r == 0 && is_done(v, target))
 			r = left_out(v, target);

@@ -42,7 +42,16 @@ void nf_named_reported(struct nf_vault *v);
  * one).  0: *OUT was read back as sent (R9). -NF_E_STORE_UNKNOWN_OUTCOME: look whether it is there. */
 int nf_publish(struct nf_vault *v, const struct nf_head *const *leaves, size_t nr, struct nf_head *out);
 
+/* The tree that L makes of BASE, with blocks that are here only where they are.  Blocks. */
+int nf_publish_tree(struct nf_vault *v, const struct nf_layer *l, const struct nf_ref *base,
+		    const struct nf_tree_writer *w, struct nf_ref *out);
+
 /* adopt.c */
+/* The INODE items that files in memory have in the tree ROOT, kept with them; 0 or NF_TREE_WANT: call again, nothing is
+ * lost. */
+int nf_base_items_find(struct nf_vault *v, const struct nf_ref *root, struct nf_want *w) NF_REQUIRES(v->ns);
+/* From now on the view stands on that tree. */
+void nf_base_items_take(struct nf_vault *v) NF_REQUIRES(v->ns);
 /* Makes LEAF the base: replays what is ours and not in it, tells the library and the kernel what
  * changed.  The remembered state is on disk before anybody sees it (R6). */
 int nf_adopt(struct nf_vault *v, const struct nf_head *leaf);

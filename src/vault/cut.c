@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "base/trace.h"
 #include "vault/commit.h"
+#include "vault/shelf.h"
 #include "vault/upload.h"
 
 #include <inttypes.h>
@@ -131,9 +132,14 @@ int nf_cut(struct nf_vault *v)
 
 	nf_lock_take(&v->ns);
 	bool have = v->frozen != NULL;
+	bool shelved = v->nr_shelf > 0;
 	bool nothing = !v->current || (nf_list_empty(&v->dirty_list) && v->current->nr_ops == 0);
 	nf_lock_drop(&v->ns);
 	bool large;
+	if (!have && shelved) {
+		int r = nf_unshelve(v);
+		return r < 0 ? r : 1;
+	}
 	if (have || nothing)
 		return have;
 	(void)squash(v, 1, SQUASH_CUT_BYTES); /* only for less to send */
@@ -298,5 +304,12 @@ int nf_settle(struct nf_vault *v)
 	/* However much is done: what is kept of it is twice what survives. */
 	if (r == 0 && squash(v, 2, SQUASH_BYTES) == 1)
 		nf_journal_let_go(v);
+	int shelved = r == 0 ? nf_shelve(v) : 0;
+	if (shelved < 0) {
+		nf_lock_take(&v->ns);
+		v->shelve_after_ns = nf_clock_ns() + NF_NS_PER_S;
+		nf_lock_drop(&v->ns);
+		r = shelved;
+	}
 	return first < 0 ? first : r;
 }

@@ -8,20 +8,6 @@
 
 #include <inttypes.h>
 
-bool nf_ref_is_local(const struct nf_pack_id *p)
-{
-	static const uint8_t mark[8] = { 255, 255, 255, 255, 255, 255, 255, 255 };
-	return memcmp(p->b, mark, sizeof mark) == 0;
-}
-
-uint64_t nf_ref_local_segment(const struct nf_pack_id *p) { return nf_get_be64(p->b + 8); }
-
-void nf_ref_make_local(struct nf_pack_id *p, uint64_t segment)
-{
-	memset(p->b, 255, 8);
-	nf_put_be64(p->b + 8, segment);
-}
-
 int nf_epoch_new(uint64_t seq, const struct nf_ref *base_root, struct nf_epoch **out)
 {
 	struct nf_epoch *e = calloc(1, sizeof *e);
@@ -49,14 +35,24 @@ void nf_epoch_free(struct nf_epoch *e)
 	free(e);
 }
 
+const struct nf_ref *nf_vault_root(const struct nf_vault *v)
+{
+	return v->nr_shelf ? &v->shelf[v->nr_shelf - 1].root : &v->base.root;
+}
+
+struct nf_epoch *nf_epoch_below(const struct nf_vault *v)
+{
+	return v->frozen && !v->frozen->aside ? v->frozen : NULL;
+}
+
 struct nf_view nf_vault_view(struct nf_vault *v)
 {
-	struct nf_view view = { .nodes = v->nodes, .base = v->base.root };
+	struct nf_view view = { .nodes = v->nodes, .base = *nf_vault_root(v) };
 	int n = 0;
 
 	if (v->current)
 		view.layers[n++] = v->current->layer;
-	if (v->frozen)
+	if (nf_epoch_below(v))
 		view.layers[n++] = v->frozen->layer;
 	return view;
 }
@@ -86,7 +82,7 @@ struct nf_apply nf_vault_apply(struct nf_vault *v, struct nf_epoch *e, bool froz
 	if (frozen) {
 		a.view.layers[0] = e->layer;
 		a.view.layers[1] = NULL;
-	} else if (v->frozen) {
+	} else if (nf_epoch_below(v)) {
 		a.base_layer = v->frozen->layer;
 	}
 	return a;
@@ -288,6 +284,33 @@ static int record_of(struct nf_epoch *e, struct nf_buf *b, size_t *upto)
 	return nf_journal_encode_ops(b, e->seq, &e->base_root, flags, e->ops.p + from, *upto - from);
 }
 
+/* The mark of the first shelved dot that the journal does not know of: before any record that comes after it. 1, 0. */
+static int journal_shelved(struct nf_vault *v)
+{
+	struct nf_buf b = NF_BUF_INIT;
+	uint64_t seq = 0;
+	int r = 0;
+
+	nf_lock_take(&v->ns);
+	for (size_t i = 0; i < v->nr_shelf && !seq; i++) {
+		if (v->shelf[i].told)
+			continue;
+		seq = v->shelf[i].seq;
+		r = nf_journal_encode_shelved(&b, &v->shelf[i]);
+	}
+	nf_lock_drop(&v->ns);
+	if (r == 0 && seq)
+		r = nf_journal_record(v->journal, 'M', b.p, b.len);
+	nf_buf_deinit(&b);
+	if (r < 0 || !seq)
+		return r;
+	nf_lock_take(&v->ns);
+	for (size_t i = 0; i < v->nr_shelf; i++)
+		v->shelf[i].told |= v->shelf[i].seq == seq;
+	nf_lock_drop(&v->ns);
+	return 1;
+}
+
 /* One record. 1: there may be more.  What the frozen epoch has goes first, whenever it came: an operation of the
  * current one may rest on it, as a rename rests on the data of the file. */
 static int journal_some(struct nf_vault *v)
@@ -295,6 +318,9 @@ static int journal_some(struct nf_vault *v)
 	struct nf_buf b = NF_BUF_INIT;
 	size_t upto = 0;
 
+	int marked = journal_shelved(v);
+	if (marked)
+		return marked;
 	nf_lock_take(&v->ns);
 	struct nf_epoch *e = has_news(v->frozen) ? v->frozen : has_news(v->current) ? v->current : NULL;
 	uint64_t seq = e ? e->seq : 0;

@@ -22,6 +22,9 @@ struct nf_fetch_options {
 	struct nf_ring *ring;
 	struct nf_nodes *nodes;
 	struct nf_pool *pool;    /* where nodes are opened */
+	/* [Optional] Nodes whose pack is local (ref.h).  Called by the waiting thread, or on the pool. */
+	int (*read_local)(void *ctx, const struct nf_pack_id *pack, uint32_t offset_bytes, void *buf, size_t len);
+	void *read_local_ctx;
 };
 int nf_fetch_new(const struct nf_fetch_options *o, struct nf_fetch **out);
 /* Waits until nothing is under way.  NULL allowed. */

@@ -153,6 +153,24 @@ static void finish_group(struct group *g)
 
 static void group_work(struct nf_work *w) { finish_group(nf_container_of(w, struct group, work)); }
 
+/* Of a group that is on this machine only. */
+static void read_local(struct group *g)
+{
+	const struct nf_fetch_options *o = nf_fetch_options(g->job->f);
+
+	g->io.error = o->read_local ? o->read_local(o->read_local_ctx, &g->io.pack, g->io.offset_bytes, g->io.buf,
+						    g->io.len_bytes)
+				    : nf_fail(-NF_E_PACK_MISSING);
+}
+
+static void local_work(struct nf_work *w)
+{
+	struct group *g = nf_container_of(w, struct group, work);
+
+	read_local(g);
+	finish_group(g);
+}
+
 static void group_arrived(struct nf_fetch_io *io)
 {
 	struct group *g = nf_container_of(io, struct group, io);
@@ -287,8 +305,18 @@ static void start_job(struct job *j)
 	size_t nr = r < 0 ? 0 : j->nr_groups;
 
 	atomic_store(&j->pending, (unsigned)nr + 1);
-	for (size_t i = 0; i < nr; i++)
-		nf_fetch_start(j->f, &j->groups[i].io, NF_FETCH_META);
+	for (size_t i = 0; i < nr; i++) {
+		struct group *g = &j->groups[i];
+		if (!nf_ref_is_local(&g->io.pack)) {
+			nf_fetch_start(j->f, &g->io, NF_FETCH_META);
+		} else if (j->blocking) {
+			read_local(g);
+			group_arrived(&g->io);
+		} else {
+			nf_work_init(&g->work, local_work);
+			nf_pool_add(nf_fetch_options(j->f)->pool, &g->work);
+		}
+	}
 	step_job(j, r);
 }
 

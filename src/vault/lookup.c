@@ -214,7 +214,8 @@ int nf_extent_locate(const struct nf_view *v, uint64_t ino, uint64_t first_block
 	if (r)
 		return r;
 	r = nf_extent_ref_decode(val.p, val.len, &val.self, true, out);
-	if (r == NF_TREE_NONE) {
+	/* Nobody else has the leaves of what is shelved (shelf.h). */
+	if (r == NF_TREE_NONE && !nf_ref_is_local(&val.pin->ref.pack)) {
 		*out = (struct nf_extent_ref){ .leaf = val.pin->ref, .ino = ino, .first_block = first_block };
 		r = 0;
 	}

@@ -255,8 +255,8 @@ static int batch_touch(struct batch *b, const struct nf_key *key, struct nf_buf 
 	return batch_replace(b, b->nr++, value);
 }
 
-/* Patches become whole windows: what the patch does not name comes from the tree below. */
-static int fold_extents(struct nf_vault *v, struct batch *b, const struct nf_view *view)
+/* Patches become whole windows: what the patch does not name comes from the tree below.  LOCAL: blocks stay where they are. */
+static int fold_extents(struct nf_vault *v, struct batch *b, const struct nf_view *view, bool local)
 {
 	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
 	bool known[NF_WINDOW_BLOCKS];
@@ -294,7 +294,7 @@ static int fold_extents(struct nf_vault *v, struct batch *b, const struct nf_vie
 			known[k] = refs[k].sealed_len != 0;
 			any |= known[k];
 		}
-		r = translate(v, refs, known, true);
+		r = local ? 0 : translate(v, refs, known, true);
 		if (r == 0 && any)
 			nf_extent_encode(&value, refs, known, bs, false);
 		if (r == 0)
@@ -434,7 +434,7 @@ static int build_tree(struct publishing *p)
 	if (r == 0)
 		r = upload_blocks(v, b.c, b.nr, &p->view);
 	if (r == 0)
-		r = fold_extents(v, &b, &p->view);
+		r = fold_extents(v, &b, &p->view, false);
 	if (r == 0 && p->e)
 		r = add_touched(p, &b);
 	if (r == 0 && p->e && nf_ref_is_null(&p->delta)) {
@@ -447,6 +447,21 @@ static int build_tree(struct publishing *p)
 	}
 	if (r == 0)
 		r = nf_tree_update(&v->src, &p->merged.base->root, b.c, b.nr, b.cuts, b.nr_cuts, &w, &p->root);
+	batch_deinit(&b);
+	return r;
+}
+
+int nf_publish_tree(struct nf_vault *v, const struct nf_layer *l, const struct nf_ref *base,
+		    const struct nf_tree_writer *w, struct nf_ref *out)
+{
+	struct nf_view view = { .nodes = v->nodes, .base = *base, .layers = { l } };
+	struct batch b = { 0 };
+
+	int r = nf_layer_batch(l, &b.c, &b.nr, &b.cuts, &b.nr_cuts);
+	if (r == 0)
+		r = fold_extents(v, &b, &view, true);
+	if (r == 0)
+		r = nf_tree_update(&v->src, base, b.c, b.nr, b.cuts, b.nr_cuts, w, out);
 	batch_deinit(&b);
 	return r;
 }

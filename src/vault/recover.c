@@ -5,6 +5,9 @@
  *   'M'  version u8 = 1 | kind u8 = 1 (sent) | seq u64 | delta reference [52] | first spare inode u64
  *   'M'  version u8 = 1 | kind u8 = 2 (split) | seq u64 | number u32: of the operations so far the first are dot seq, the
  *        others dot seq + 1
+ *   'M'  version u8 = 1 | kind u8 = 3 (shelved) | seq u64 | number u32 | bytes u64 | operations [52] | base root [52] | root [52]
+ *        | first segment u64 | next counter u64 | inodes u64 | bytes u64: of the operations so far the first are dot seq
+ *        and stand at `operations` (null: they stay where they are, all of them), the others are dot seq + 1 (shelf.h)
  *
  * Records of dots that the remembered base contains are passed over, but for the last of them: the operations of the
  * next dot were made on top of it.  What is left belongs to one or two dots: of two the lower is the frozen epoch.  If a head
@@ -16,10 +19,11 @@
 #include "vault/commit.h"
 #include "vault/gc.h"
 #include "vault/recover.h"
+#include "vault/shelf.h"
 
 #include <inttypes.h>
 
-enum { RECORD_VERSION = 1, MARK_SENT = 1, MARK_SPLIT = 2 };
+enum { RECORD_VERSION = 1, MARK_SENT = 1, MARK_SPLIT = 2, MARK_SHELVED = 3 };
 
 int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root,
 			  unsigned flags, const void *ops, size_t len)
@@ -48,6 +52,23 @@ int nf_journal_encode_split(struct nf_buf *b, uint64_t seq, uint32_t nr_ops)
 	nf_buf_u8(b, MARK_SPLIT);
 	nf_buf_u64(b, seq);
 	nf_buf_u32(b, nr_ops);
+	return nf_buf_error(b);
+}
+
+int nf_journal_encode_shelved(struct nf_buf *b, const struct nf_shelved *s)
+{
+	nf_buf_u8(b, RECORD_VERSION);
+	nf_buf_u8(b, MARK_SHELVED);
+	nf_buf_u64(b, s->seq);
+	nf_buf_u32(b, s->nr_ops);
+	nf_buf_u64(b, s->ops_bytes);
+	nf_ref_encode(b, &s->ops);
+	nf_ref_encode(b, &s->base);
+	nf_ref_encode(b, &s->root);
+	nf_buf_u64(b, s->first_segment);
+	nf_buf_u64(b, s->next_counter);
+	nf_buf_u64(b, (uint64_t)s->inodes);
+	nf_buf_u64(b, (uint64_t)s->bytes);
 	return nf_buf_error(b);
 }
 
@@ -136,6 +157,7 @@ void nf_recovered_deinit(struct nf_recovered *rc)
 	dot_clear(&rc->dot[0]);
 	dot_clear(&rc->dot[1]);
 	dot_clear(&rc->before);
+	free(rc->shelf);
 	*rc = (struct nf_recovered){ 0 };
 }
 
@@ -335,6 +357,62 @@ static int take_split(struct nf_recovered *rc, struct nf_rd *rd)
 	return move_ops(from, nr, to);
 }
 
+static int note_shelved(struct nf_recovered *rc, const struct nf_shelved *s)
+{
+	struct nf_shelved *all = realloc(rc->shelf, (rc->nr_shelf + 1) * sizeof *all);
+
+	if (!all)
+		return nf_fail(-ENOMEM);
+	rc->shelf = all;
+	rc->shelf[rc->nr_shelf++] = *s;
+	return 0;
+}
+
+/* The first of dot SEQ's operations are read from where they lie; the others take its place as dot SEQ + 1. */
+static int shelve_dot(struct nf_recovered *rc, uint64_t seq, uint32_t nr)
+{
+	struct nf_recovered_dot *d = dot_of(rc, seq), next = { .seq = seq + 1, .first_segment = UINT64_MAX };
+
+	if (!d || d->unfinished || d->sent)
+		return nf_fail(-NF_E_JOURNAL_BAD);
+	int r = move_ops(d, nr, &next);
+	if (r == 0)
+		dot_clear(d);
+	if (r == 0 && next.form.nr)
+		*d = next;
+	else
+		dot_clear(&next);
+	return r;
+}
+
+static int take_shelved(struct nf_recovered *rc, struct nf_rd *rd)
+{
+	struct nf_shelved s = { .seq = nf_rd_u64(rd), .told = true };
+
+	s.nr_ops = nf_rd_u32(rd);
+	s.ops_bytes = nf_rd_u64(rd);
+	nf_ref_decode(rd, NULL, &s.ops);
+	nf_ref_decode(rd, NULL, &s.base);
+	nf_ref_decode(rd, NULL, &s.root);
+	s.first_segment = nf_rd_u64(rd);
+	s.next_counter = nf_rd_u64(rd);
+	s.inodes = (int64_t)nf_rd_u64(rd);
+	s.bytes = (int64_t)nf_rd_u64(rd);
+	s.oldest_ns = nf_clock_ns();
+	bool ordered = !rc->nr_shelf || rc->shelf[rc->nr_shelf - 1].seq < s.seq;
+	if (nf_rd_error(rd, true) < 0 || !s.seq || !ordered || nf_ref_check(&s.root) < 0 ||
+	    (!nf_ref_is_null(&s.ops) && (nf_ref_check(&s.ops) < 0 || !nf_ref_is_local(&s.ops.pack))))
+		return nf_fail(-NF_E_JOURNAL_BAD);
+	/* A dot that was published is not needed, and may be there in part only.  What came after it in its records was written
+	 * anew as the next one's before it was sent; and that one was made on `root`. */
+	if (s.seq == rc->contained && !nf_ref_is_null(&s.ops))
+		form_clear(&rc->before.form);
+	if (s.seq <= rc->contained)
+		return 0;
+	int r = nf_ref_is_null(&s.ops) ? 0 : shelve_dot(rc, s.seq, s.nr_ops);
+	return r == 0 ? note_shelved(rc, &s) : r;
+}
+
 int nf_recover_record(void *ctx, struct nf_journal *j, uint64_t segment, char kind, const void *plain, size_t len,
 		      uint64_t unsynced_from_bytes)
 {
@@ -348,6 +426,8 @@ int nf_recover_record(void *ctx, struct nf_journal *j, uint64_t segment, char ki
 	unsigned mark = kind == 'M' ? nf_rd_u8(&rd) : 0;
 	if (mark == MARK_SPLIT)
 		return take_split(rc, &rd);
+	if (mark == MARK_SHELVED)
+		return take_shelved(rc, &rd);
 	if (mark != MARK_SENT)
 		return nf_fail(-NF_E_JOURNAL_BAD);
 	uint64_t seq = nf_rd_u64(&rd);
@@ -432,11 +512,11 @@ static int keep_ops(struct nf_epoch *e, const struct nf_recovered_record *rec)
 }
 
 /* All records of D with one struct nf_apply: a conflict met in one concerns the operations of the next ones. */
-static int replay_records(struct nf_vault *v, struct nf_epoch *e, const struct nf_recovered_dot *d, bool below_frozen,
-			  const struct nf_layer *before)
+static int replay_records(struct nf_vault *v, struct nf_epoch *e, const struct nf_recovered_dot *d,
+			  const struct nf_ref *root, bool below_frozen, const struct nf_layer *before)
 {
 	struct nf_apply a = {
-		.view = { .nodes = v->nodes, .base = v->base.root, .layers = { e->layer } },
+		.view = { .nodes = v->nodes, .base = *root, .layers = { e->layer } },
 		.layer = e->layer, .ring = v->ring, .dot = { v->writer, e->seq }, .host = v->host,
 		.base_layer = before, .out = e->sent ? NULL : &e->ops,
 		.first_spare = e->sent ? e->first_spare : (uint64_t)v->writer << 40 | v->next_counter,
@@ -468,7 +548,8 @@ static int replay_dot(struct nf_vault *v, const struct nf_recovered_dot *d, cons
 {
 	struct nf_layer *below = NULL;
 	struct nf_epoch *e;
-	int r = nf_epoch_new(d->seq, &v->base.root, &e);
+	const struct nf_ref now = nf_shelf_root(v), *root = frozen ? &v->base.root : &now;
+	int r = nf_epoch_new(d->seq, root, &e);
 
 	if (r < 0)
 		return r;
@@ -479,11 +560,11 @@ static int replay_dot(struct nf_vault *v, const struct nf_recovered_dot *d, cons
 	if (d->sent && d->form.nr)
 		e->base_root = d->form.rec[0].base_root;
 	/* Only where the base moved meanwhile does it matter what the author saw; and not where that is the dot's base root. */
-	if (before && before->form.nr && d->form.nr && memcmp(&d->form.rec[0].base_root, &v->base.root, sizeof v->base.root) &&
+	if (before && before->form.nr && d->form.nr && memcmp(&d->form.rec[0].base_root, root, sizeof *root) &&
 	    !memcmp(&d->form.rec[0].base_root, &before->form.rec[0].base_root, sizeof v->base.root))
 		r = layer_before(v, before, &below);
 	if (r == 0)
-		r = replay_records(v, e, d, !frozen && v->frozen, below);
+		r = replay_records(v, e, d, root, !frozen && v->frozen && !v->frozen->aside, below);
 	nf_layer_free(below);
 	if (r < 0) {
 		nf_epoch_free(e);
@@ -496,7 +577,7 @@ static int replay_dot(struct nf_vault *v, const struct nf_recovered_dot *d, cons
 	for (size_t i = 0; i < d->form.nr; i++)
 		journaled += d->form.rec[i].len;
 	if (!e->sent && d->form.nr &&
-	    (d->unfinished || journaled != e->ops.len || memcmp(&d->form.rec[0].base_root, &v->base.root, sizeof v->base.root)))
+	    (d->unfinished || journaled != e->ops.len || memcmp(&d->form.rec[0].base_root, root, sizeof *root)))
 		e->reset = true;
 	e->first_segment = d->first_segment;
 	e->min_segment = 0; /* its blocks are in old segments: they stay until it is on the server */
@@ -514,10 +595,40 @@ static void settle(struct nf_recovered_dot *d)
 	d->whole = (struct nf_recovered_form){ 0 };
 }
 
+/* The view stands on what is shelved.  Of a dot of that there is more than a copy that can be made again only if it was never
+ * sealed as one object, or a head with it may have been sent. */
+static int replay_on_shelf(struct nf_vault *v, struct nf_recovered *rc)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < rc->nr_shelf; i++) {
+		r = nf_shelf_add(v, &rc->shelf[i]);
+		v->next_counter = NF_MAX(v->next_counter, rc->shelf[i].next_counter);
+	}
+	/* What was taken over since it was shelved is not known any more. */
+	v->shelf_unsure = r == 0 && !nf_ref_equal(&v->shelf[0].base, &v->base.root);
+	for (int i = 0; r == 0 && i < 2; i++) {
+		const struct nf_recovered_dot *d = &rc->dot[i];
+		const struct nf_shelved *s = nf_shelf_find(v, d->seq);
+		if (!d->seq || (s && !d->sent && !nf_ref_is_null(&s->ops)))
+			continue;
+		r = note_counters(v, d);
+		if (r == 0 && (s ? v->frozen : v->current))
+			r = nf_fail(-NF_E_JOURNAL_BAD);
+		if (r == 0)
+			r = replay_dot(v, d, s ? &rc->before : NULL, s != NULL, s ? &v->frozen : &v->current);
+		if (r == 0 && s)
+			v->frozen->aside = true;
+	}
+	return r;
+}
+
 /* LO is the earlier one of the two, if there are two. */
-static int replay_dots(struct nf_vault *v, const struct nf_recovered *rc, const struct nf_recovered_dot *lo,
+static int replay_dots(struct nf_vault *v, struct nf_recovered *rc, const struct nf_recovered_dot *lo,
 		       const struct nf_recovered_dot *hi)
 {
+	if (rc->nr_shelf)
+		return replay_on_shelf(v, rc);
 	int r = note_counters(v, lo);
 
 	if (r == 0)
@@ -562,6 +673,7 @@ int nf_recover_replay(struct nf_vault *v, struct nf_recovered *rc)
 		nf_epoch_free(v->frozen);
 		nf_epoch_free(v->current);
 		v->frozen = v->current = NULL;
+		nf_shelf_free(v);
 		r = replay_dots(v, rc, lo, hi);
 	}
 	return r;

@@ -28,6 +28,8 @@ struct nf_recovered {
 	struct nf_vault *v;
 	uint64_t contained; /* our last dot in the remembered base: passed over */
 	struct nf_recovered_dot dot[2];
+	struct nf_shelved *shelf; /* after `contained`, ascending */
+	size_t nr_shelf;
 	struct nf_recovered_dot before; /* `contained` itself, if the journal still has it */
 };
 void nf_recovered_deinit(struct nf_recovered *rc);

@@ -68,6 +68,20 @@ bool nf_pack_id_is_zero(const struct nf_pack_id *p)
 	return memcmp(p, &zero_id, sizeof zero_id) == 0;
 }
 
+bool nf_ref_is_local(const struct nf_pack_id *p)
+{
+	static const uint8_t mark[8] = { 255, 255, 255, 255, 255, 255, 255, 255 };
+	return memcmp(p->b, mark, sizeof mark) == 0;
+}
+
+uint64_t nf_ref_local_segment(const struct nf_pack_id *p) { return nf_get_be64(p->b + 8); }
+
+void nf_ref_make_local(struct nf_pack_id *p, uint64_t segment)
+{
+	memset(p->b, 255, 8);
+	nf_put_be64(p->b + 8, segment);
+}
+
 bool nf_ref_equal(const struct nf_ref *x, const struct nf_ref *y)
 {
 	return x->offset_bytes == y->offset_bytes && x->sealed_len == y->sealed_len &&
@@ -111,7 +125,8 @@ int nf_ref_check(const struct nf_ref *r)
 
 	if (r->sealed_len < SEALED_MIN_BYTES || r->sealed_len > SEALED_MAX_BYTES)
 		return nf_fail(-NF_E_FORMAT_BAD);
-	if (r->offset_bytes > PACK_MAX_BYTES - r->sealed_len)
+	/* Segments are longer than packs. */
+	if (!nf_ref_is_local(&r->pack) && r->offset_bytes > PACK_MAX_BYTES - r->sealed_len)
 		return nf_fail(-NF_E_FORMAT_BAD);
 	if (r->plain_len > plain_max || r->level >= LEVELS_MAX || (r->flags & ~FLAGS_KNOWN))
 		return nf_fail(-NF_E_FORMAT_BAD);

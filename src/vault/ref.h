@@ -52,6 +52,11 @@ struct nf_ref {
 
 static inline bool nf_ref_is_null(const struct nf_ref *r) { return r->sealed_len == 0; }
 bool nf_pack_id_is_zero(const struct nf_pack_id *p);
+/* Local references, of blocks and of what is shelved: pack = 8 bytes 0xff, then the journal segment, big-endian; offset in
+ * the segment's file.  (A random pack id begins so once in 2^64.) */
+bool nf_ref_is_local(const struct nf_pack_id *p);
+uint64_t nf_ref_local_segment(const struct nf_pack_id *p);
+void nf_ref_make_local(struct nf_pack_id *p, uint64_t segment);
 bool nf_ref_equal(const struct nf_ref *x, const struct nf_ref *y);
 void nf_ref_encode(struct nf_buf *b, const struct nf_ref *r);
 /* Reads a reference of an object that was read from SELF (NULL: zeros stay). Limits of docs/format.md

@@ -12,24 +12,19 @@
 #include "base/mem.h"
 #include "base/trace.h"
 #include "vault/commit.h"
+#include "vault/split.h"
 #include "vault/squash.h"
 
 #include <inttypes.h>
 
-/* One part while it is made. */
-struct part {
-	struct nf_epoch *e;
-	struct nf_apply a;
-};
-
-static void part_deinit(struct part *p)
+void nf_part_deinit(struct nf_part *p)
 {
 	nf_epoch_free(p->e);
 	nf_apply_deinit(&p->a);
 }
 
-static int part_init(struct nf_vault *v, struct part *p, const struct nf_epoch *old, uint64_t seq,
-		     const struct nf_layer *below)
+int nf_part_init(struct nf_vault *v, struct nf_part *p, const struct nf_epoch *old, uint64_t seq, const struct nf_ref *root,
+		 const struct nf_layer *below)
 {
 	int r = nf_epoch_new(seq, &old->base_root, &p->e);
 
@@ -39,15 +34,14 @@ static int part_init(struct nf_vault *v, struct part *p, const struct nf_epoch *
 	p->e->min_segment = old->min_segment;
 	p->e->oldest_ns = old->oldest_ns;
 	p->a = (struct nf_apply){
-		.view = { .nodes = v->nodes, .base = v->base.root, .layers = { p->e->layer, below } },
+		.view = { .nodes = v->nodes, .base = *root, .layers = { p->e->layer, below } },
 		.layer = p->e->layer, .ring = v->ring, .dot = { v->writer, seq }, .host = v->host,
 		.base_root = old->base_root, .base_layer = below, .out = &p->e->ops,
 	};
 	return 0;
 }
 
-/* On the state they were made on operations meet no conflict. */
-static int part_end(struct part *p)
+int nf_part_end(struct nf_part *p)
 {
 	p->e->nr_ops = p->a.nr_out;
 	p->e->inodes = p->a.inodes;
@@ -55,9 +49,7 @@ static int part_end(struct part *p)
 	return p->a.nr_spared ? nf_fail(-NF_E_TREE_BAD) : 0;
 }
 
-/* How many bytes, and operations, of E the first part takes: all that is in the journal, at most MAX_BYTES; at least one
- * operation. 0: nothing may be taken. */
-static size_t first_part(const struct nf_epoch *e, size_t max_bytes, uint32_t *nr)
+size_t nf_part_first(const struct nf_epoch *e, size_t max_bytes, uint32_t *nr)
 {
 	size_t upto = 0;
 	struct nf_rd rd = nf_rd_of(e->ops.p, e->ops.len);
@@ -76,8 +68,7 @@ static size_t first_part(const struct nf_epoch *e, size_t max_bytes, uint32_t *n
 	return upto;
 }
 
-/* Operations [from, to) of the current epoch, blocking. */
-static int replay_range(struct nf_vault *v, struct nf_apply *a, size_t from, size_t to)
+int nf_part_replay(struct nf_vault *v, struct nf_apply *a, size_t from, size_t to)
 {
 	nf_auto_free uint8_t *copy = malloc(to - from + 1);
 
@@ -89,9 +80,9 @@ static int replay_range(struct nf_vault *v, struct nf_apply *a, size_t from, siz
 	return nf_replay(v, a, copy, to - from, NULL);
 }
 
-/* What came after *AT, under the lock, which is dropped while nodes are fetched. */
-static int replay_tail(struct nf_vault *v, struct nf_apply *a, size_t at)
+int nf_part_tail(struct nf_vault *v, struct nf_apply *a, size_t *upto)
 {
+	size_t at = *upto;
 	struct nf_want w = NF_WANT_INIT;
 	int r = 0;
 
@@ -112,20 +103,26 @@ static int replay_tail(struct nf_vault *v, struct nf_apply *a, size_t at)
 		}
 	}
 	nf_want_deinit(&w);
+	*upto = at;
 	return r;
 }
 
-static void exchange(struct nf_vault *v, struct part *lo, struct part *hi, uint32_t nr)
+void nf_part_follow(struct nf_vault *v, uint64_t from, uint64_t to)
+{
+	/* Who waits for the old epoch waits for all that came of it. */
+	if (v->split_to != from)
+		v->split_from = from;
+	v->split_to = to;
+}
+
+static void exchange(struct nf_vault *v, struct nf_part *lo, struct nf_part *hi, uint32_t nr)
 {
 	struct nf_epoch *old = v->current;
 
 	lo->e->journaled_bytes = lo->e->ops.len;
 	lo->e->split_at = nr;
 	hi->e->reset = true;
-	/* Who waits for the old epoch waits for all that came of it. */
-	if (v->split_to != old->seq)
-		v->split_from = old->seq;
-	v->split_to = hi->e->seq;
+	nf_part_follow(v, old->seq, hi->e->seq);
 	nf_trace(COMMIT, "split seq=%" PRIu64 " ops=%u and %u", old->seq, lo->e->nr_ops, hi->e->nr_ops);
 	v->frozen = nf_steal(&lo->e);
 	v->current = nf_steal(&hi->e);
@@ -134,7 +131,7 @@ static void exchange(struct nf_vault *v, struct part *lo, struct part *hi, uint3
 
 int nf_split(struct nf_vault *v, size_t max_bytes)
 {
-	struct part lo = { 0 }, hi = { 0 };
+	struct nf_part lo = { 0 }, hi = { 0 };
 	uint32_t nr = 0;
 
 	NF_ASSERT(!v->frozen);
@@ -145,32 +142,32 @@ int nf_split(struct nf_vault *v, size_t max_bytes)
 	while (v->journaling)
 		nf_cond_wait(&v->changed, &v->ns);
 	v->journaling = true;
-	size_t upto = first_part(v->current, max_bytes, &nr), len = v->current->ops.len;
+	size_t upto = nf_part_first(v->current, max_bytes, &nr), len = v->current->ops.len;
 	if (!upto || upto == len)
 		r = nf_fail(-EAGAIN);
 	nf_lock_drop(&v->ns);
 	if (r == 0)
-		r = part_init(v, &lo, v->current, v->current->seq, NULL);
+		r = nf_part_init(v, &lo, v->current, v->current->seq, &v->base.root, NULL);
 	if (r == 0)
-		r = part_init(v, &hi, v->current, v->current->seq + 1, lo.e->layer);
+		r = nf_part_init(v, &hi, v->current, v->current->seq + 1, &v->base.root, lo.e->layer);
 	if (r == 0)
-		r = replay_range(v, &lo.a, 0, upto);
+		r = nf_part_replay(v, &lo.a, 0, upto);
 	if (r == 0)
-		r = replay_range(v, &hi.a, upto, len);
+		r = nf_part_replay(v, &hi.a, upto, len);
 	nf_lock_take(&v->ns);
 	if (r == 0)
-		r = replay_tail(v, &hi.a, len);
+		r = nf_part_tail(v, &hi.a, &len);
 	if (r == 0)
-		r = part_end(&lo);
+		r = nf_part_end(&lo);
 	if (r == 0)
-		r = part_end(&hi);
+		r = nf_part_end(&hi);
 	if (r == 0)
 		exchange(v, &lo, &hi, nr);
 	v->journaling = false;
 	nf_cond_broadcast(&v->changed);
 	nf_lock_drop(&v->ns);
-	part_deinit(&lo);
-	part_deinit(&hi);
+	nf_part_deinit(&lo);
+	nf_part_deinit(&hi);
 	return r;
 }
 

@@ -6,7 +6,8 @@
  *                                  appended after the rotation that came before its cut
  *     a file's undrained groups    blocks that no operation names yet
  *     requests being stored        blocks that are in the journal and not noted with the file yet
- *     a file without a name        the blocks of its own layers: they go nowhere else
+ *     a file without a name        the blocks of its own layers: they go nowhere else; and the tree it stands on
+ *     what is shelved              its operations, and the nodes of the tree that the view stands on
  *
  * Each pins from its own lowest segment on, and one without blocks here pins nothing. */
 #include "base/assert.h"
@@ -56,6 +57,8 @@ static uint64_t lowest_of_file(struct nf_vnode *vn)
 	for (int i = 0; i < 2; i++)
 		if (layers[i] && nf_layer_rewrite(layers[i], NF_ITEM_EXTENT, lower_by_value, &l) < 0)
 			return 0;
+	if (vn->orphan)
+		l.segment = NF_MIN(l.segment, vn->orphan_segment);
 	return vn->old_version ? NF_MIN(l.segment, lowest_of_file(vn->old_version)) : l.segment;
 }
 
@@ -68,6 +71,8 @@ uint64_t nf_journal_bound(struct nf_vault *v)
 		bound = NF_MIN(bound, v->frozen->min_segment);
 		bound = NF_MIN(bound, v->frozen->first_segment);
 	}
+	if (v->nr_shelf)
+		bound = NF_MIN(bound, v->shelf[0].first_segment);
 	for (struct nf_avl_node *n = nf_avl_first(&v->vnodes); n; n = nf_avl_next(n))
 		bound = NF_MIN(bound, lowest_of_file(nf_container_of(n, struct nf_vnode, node)));
 	return bound;

@@ -8,6 +8,7 @@
 #include "base/trace.h"
 #include "vault/header.h"
 #include "vault/recover.h"
+#include "vault/shelf.h"
 #include "vault/space.h"
 #include "vault/upload.h"
 
@@ -59,6 +60,15 @@ static int open_local(struct nf_vault *v, const struct nf_vault_options *o)
 	return nf_cache_open(&c, &v->cache);
 }
 
+static int read_local(void *ctx, const struct nf_pack_id *pack, uint32_t offset_bytes, void *buf, size_t len)
+{
+	struct nf_vault *v = ctx;
+	struct nf_journal_pos pos = { nf_ref_local_segment(pack), offset_bytes };
+
+	int r = v->journal ? nf_journal_read(v->journal, pos, buf, len) : -EINVAL;
+	return r == -EINVAL ? nf_fail(-NF_E_PACK_MISSING) : r;
+}
+
 static int open_machines(struct nf_vault *v, const struct nf_vault_options *o)
 {
 	struct nf_netfs_options n = { .memory_bytes = o->memory_bytes, .write_back_ms = v->write_back_ms,
@@ -72,7 +82,8 @@ static int open_machines(struct nf_vault *v, const struct nf_vault_options *o)
 	if (r == 0)
 		r = nf_netfs_new(&n, &v->lib);
 	struct nf_fetch_options f = { .store = v->store, .cache = v->cache, .ring = v->ring,
-				      .nodes = v->nodes, .pool = v->node_pool };
+				      .nodes = v->nodes, .pool = v->node_pool, .read_local = read_local,
+				      .read_local_ctx = v };
 	if (r == 0)
 		r = nf_fetch_new(&f, &v->fetch);
 	if (r == 0)
@@ -145,7 +156,10 @@ static int fresh_epoch(struct nf_vault *v)
 
 	if (v->current)
 		return 0;
-	int r = nf_epoch_new(seq + 1, &v->base.root, &v->current);
+	if (v->nr_shelf)
+		seq = v->shelf[v->nr_shelf - 1].seq;
+	struct nf_ref root = nf_shelf_root(v);
+	int r = nf_epoch_new(seq + 1, &root, &v->current);
 	if (r == 0 && v->journal)
 		r = nf_journal_rotate(v->journal, &v->current->first_segment);
 	return r;
@@ -285,6 +299,7 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	v->manual = o->manual;
 	v->stream_bytes = o->ahead_bytes ? o->ahead_bytes : STREAM_BYTES;
 	v->no_threads = o->no_threads;
+	v->shelve_bytes = o->shelve_bytes;
 	nf_gc_defaults(&v->gc);
 	if (o->gc)
 		v->gc = *o->gc;
@@ -349,7 +364,7 @@ static int first_turn(struct nf_vault *v)
 		return 0;
 	int r = nf_commit_turn(v, false);
 
-	if (r == -NF_E_WRITER_CLONED && !v->frozen && v->current->nr_ops == 0) {
+	if (r == -NF_E_WRITER_CLONED && !v->frozen && !v->nr_shelf && v->current->nr_ops == 0) {
 		struct nf_look_result seen;
 		r = nf_look(v->look, &seen);
 		nf_head_deinit(&v->base);
@@ -503,6 +518,7 @@ void nf_vault_close(struct nf_vault *v)
 	nf_journal_close(v->journal);
 	nf_epoch_free(v->frozen);
 	nf_epoch_free(v->current);
+	nf_shelf_free(v);
 	nf_lock_take(&v->ns);
 	nf_ahead_clear(v);
 	nf_moved_trim(v, UINT64_MAX);
@@ -599,8 +615,14 @@ int nf_vault_format(struct nf_store *store, const struct nf_header *header, cons
 
 static void pending(struct nf_vault *v, struct nf_vault_status *s)
 {
-	const struct nf_epoch *e[2] = { v->frozen, v->current };
+	const struct nf_epoch *e[2] = { nf_epoch_below(v), v->current };
 	uint64_t oldest = v->dirty_since_ns ? v->dirty_since_ns : UINT64_MAX;
+
+	for (size_t i = 0; i < v->nr_shelf; i++) {
+		s->pending_ops += v->shelf[i].nr_ops;
+		s->pending_bytes += v->shelf[i].ops_bytes;
+		oldest = NF_MIN(oldest, v->shelf[i].oldest_ns);
+	}
 
 	for (int i = 0; i < 2; i++) {
 		if (!e[i])

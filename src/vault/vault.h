@@ -38,6 +38,8 @@ struct nf_vault_options {
 	bool fsync_remote;            /* fsync returns when the server's head includes it */
 	/* A file of which so much was stored since the last commit is sent before the next; 0: 64 MiB, UINT64_MAX: never. */
 	uint64_t ahead_bytes;
+	/* Without the server operations beyond 1.5 times this are not kept in memory; 0: what one commit may hold, 4 MiB. */
+	size_t shelve_bytes;
 	bool manual;                  /* no commit, no look but by nf_vault_sync() */
 	bool no_threads;              /* commands and tests: no committer; drive it by nf_vault_sync() */
 	const char *snapshot;         /* with read_only: show this one, NAME or NAME@ID; -NF_E_SNAPSHOT_* */

@@ -48,12 +48,6 @@ enum {
 	NF_JOURNAL_RECORD_BYTES = 1 << 20,
 };
 
-/* Local block references: pack = 8 bytes 0xff, then the journal segment, big-endian; offset in the segment's
- * file.  (A random pack id begins so once in 2^64.) */
-bool nf_ref_is_local(const struct nf_pack_id *p);
-uint64_t nf_ref_local_segment(const struct nf_pack_id *p);
-void nf_ref_make_local(struct nf_pack_id *p, uint64_t segment);
-
 struct nf_epoch {
 	uint64_t seq;             /* n  the dot's */
 	struct nf_layer *layer;   /* n  until frozen and drained; then immutable */
@@ -72,11 +66,27 @@ struct nf_epoch {
 	bool new_base;            /* n  the journal holds an older base_root: say so */
 	uint32_t split_at;        /* n  the journal holds more of it: from this operation on it is the next dot's; 0: no */
 	bool sent;                /* n  a head with this dot may be on the store: the delta is fixed */
+	bool aside;               /* n  frozen: the view has it already, it was shelved (shelf.h) */
 	struct nf_ref delta;      /* n  once it is on the store */
 	uint64_t first_spare;     /* n  of the delta, once encoded */
 	struct nf_vector_entry dot; /* n  valid once `delta` is */
 	struct nf_epoch *next;    /* in v->unreported */
 	size_t nr_touched;        /* n  of v->touched, written by its commit */
+};
+
+/* A dot that lies in the journal (shelf.h). */
+struct nf_shelved {
+	uint64_t seq;
+	uint32_t nr_ops;          /* the first of the journal's operations of this dot; the others are the next one's */
+	uint64_t ops_bytes;
+	struct nf_ref ops;        /* encoded as a delta; null: they stand in the journal's records, and in the frozen epoch */
+	struct nf_ref base;       /* the state it was made on */
+	struct nf_ref root;       /* the state after it */
+	uint64_t first_segment;   /* what `root` names of the journal is there or later */
+	uint64_t next_counter;    /* beyond what is in use by then */
+	int64_t inodes, bytes;    /* sums of differences */
+	uint64_t oldest_ns;
+	bool told;                /* n  the journal has the mark */
 };
 
 /* Blocks stored by write requests of groups not yet drained: a window's patch. */
@@ -138,6 +148,7 @@ struct nf_vnode {
 	struct nf_layer *orphan_layer; /* n  an orphan's own state */
 	struct nf_layer *orphan_below; /* n  under it: what the frozen epoch held of it; NULL: nothing */
 	struct nf_ref orphan_base;     /* n */
+	uint64_t orphan_segment;       /* n  what orphan_base names of the journal is there or later; UINT64_MAX: nothing */
 	/* While the kernel is being told of a change made elsewhere: the version it has (mapped.c). */
 	struct nf_vnode *old_version;  /* n  owned */
 	unsigned invals;               /* n  notifications under way, each with a reference */
@@ -193,6 +204,13 @@ struct nf_vault {
 	struct nf_ref newest;       /* the root of the newest head, where recovery had to ask for it; null otherwise */
 	struct nf_epoch *current;   /* n  never NULL when writable */
 	struct nf_epoch *frozen;    /* n  NULL: none */
+	struct nf_shelved *shelf;   /* n  dots not in the base, oldest first; of the first the frozen epoch may be made */
+	size_t nr_shelf;            /* n  0: the view stands on the base */
+	struct nf_key *shelf_keys;  /* the committer's: others, or conflicts, may have changed them since */
+	size_t nr_shelf_keys, cap_shelf_keys; /* the committer's */
+	bool shelf_unsure;          /* the committer's: and others may have, of which nothing is noted */
+	size_t shelve_bytes;        /* I  of operations, at most, in one of them; 0: what a delta may hold */
+	uint64_t shelve_after_ns;   /* n  it was tried in vain: not again before */
 	struct nf_avl vnodes;       /* n */
 	unsigned asides;            /* n  old versions there are */
 	struct nf_list closed;      /* n  LRU, oldest first */
@@ -301,6 +319,10 @@ int nf_epoch_new(uint64_t seq, const struct nf_ref *base_root, struct nf_epoch *
 void nf_epoch_free(struct nf_epoch *e);
 /* The lowest journal segment that its operations name; UINT64_MAX: none. */
 uint64_t nf_epoch_lowest_segment(const struct nf_epoch *e);
+/* The tree that the view stands on: the base's, or the last shelved one. */
+const struct nf_ref *nf_vault_root(const struct nf_vault *v) NF_REQUIRES(v->ns);
+/* The frozen epoch, if the view has its layer; NULL. */
+struct nf_epoch *nf_epoch_below(const struct nf_vault *v) NF_REQUIRES(v->ns);
 /* The view of the newest state. */
 struct nf_view nf_vault_view(struct nf_vault *v) NF_REQUIRES(v->ns);
 /* Applies and records an operation in the current epoch. NF_TREE_WANT: nothing was done. */
@@ -499,6 +521,7 @@ enum {
 int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root, unsigned flags,
 			  const void *ops, size_t len);
 int nf_journal_encode_split(struct nf_buf *b, uint64_t seq, uint32_t nr_ops);
+int nf_journal_encode_shelved(struct nf_buf *b, const struct nf_shelved *s);
 int nf_journal_encode_sent(struct nf_buf *b, uint64_t seq, const struct nf_ref *delta, uint64_t first_spare);
 extern const struct nf_journal_seal_ops nf_vault_journal_seal;
 

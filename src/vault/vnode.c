@@ -56,7 +56,7 @@ static int remember_base(struct nf_vault *v, struct nf_vnode *vn, struct nf_want
 {
 	struct nf_key key = nf_key_inode(vn->ino);
 	struct nf_val val = { 0 };
-	int r = nf_tree_lookup(v->nodes, &v->base.root, &key, w, &val);
+	int r = nf_tree_lookup(v->nodes, nf_vault_root(v), &key, w, &val);
 
 	vn->base_item.len = 0;
 	if (r == 0) {
@@ -277,9 +277,9 @@ int nf_vnode_orphan(struct nf_vnode *vn, struct nf_want *w)
 
 	int r = nf_layer_new(&l);
 	/* Two layers: extents in them are patches, one over the other. */
-	if (r == 0 && v->frozen)
+	if (r == 0 && nf_epoch_below(v))
 		r = nf_layer_new(&below);
-	if (r == 0 && v->frozen)
+	if (r == 0 && nf_epoch_below(v))
 		r = nf_layer_copy_inode(below, v->frozen->layer, vn->ino);
 	if (r == 0 && v->current)
 		r = nf_layer_copy_inode(l, v->current->layer, vn->ino);
@@ -290,7 +290,8 @@ int nf_vnode_orphan(struct nf_vnode *vn, struct nf_want *w)
 	}
 	vn->orphan_layer = l;
 	vn->orphan_below = below;
-	vn->orphan_base = v->base.root;
+	vn->orphan_base = *nf_vault_root(v);
+	vn->orphan_segment = v->nr_shelf ? v->shelf[0].first_segment : UINT64_MAX;
 	vn->orphan = true;
 	nf_vnode_clean(vn);
 	if (!nf_list_empty(&vn->lru)) {

@@ -4,6 +4,7 @@ FOLIOFS_LONG=1: 100,000 files instead of 10,000, more bytes."""
 import contextlib
 import os
 import socket
+import subprocess
 import time
 
 import pytest
@@ -129,6 +130,56 @@ def test_a_start_does_not_wait_for_a_server_or_a_resolver_that_says_nothing(stag
         with laptop.mount(*options) as m:
             assert len(list(m.dir.iterdir())) == 13
             m.sync()
+
+
+def settled(m):
+    """The journal has all of it: nothing is dirty in memory."""
+    fd = os.open(m.mnt, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def crash(m):
+    """As after kill -9; the next one answers: seconds."""
+    m.kill()
+    subprocess.run(["fusermount3", "-u", "-z", m.mnt], check=True)
+    begun = time.monotonic()
+    m.mount()
+    assert (m.mnt / "before").read_text() == "before"
+    return time.monotonic() - begun
+
+
+@pytest.mark.limit(3600 if LONG else 300)
+def test_memory_does_not_grow_with_what_was_done_offline(stage, build):
+    """Small files made offline, killed in the middle, and sent; the peak of the daemon's memory in each part."""
+    sizes = [int(n) for n in os.environ.get("NF_E2E_FILES", "100000,300000,1000000" if LONG else "12000").split(",")]
+    for nr in sizes:
+        with Bench(stage, build, "nginx") as bench:
+            name = f"m{nr}"
+            m = held(bench, name)
+            begun = time.monotonic()
+            figures.small_files(m.mnt / "one", nr // 2, 1000, 100)
+            settled(m)
+            made, peaks = time.monotonic() - begun, [m.memory_peak_bytes()]
+            restart = crash(m)
+            m.run("offline", m.mnt)
+            begun = time.monotonic()
+            figures.small_files(m.mnt / "two", nr - nr // 2, 1000, 100)
+            settled(m)
+            made += time.monotonic() - begun
+            peaks.append(m.memory_peak_bytes())
+            again = crash(m)
+            w = send(bench, m)
+            peaks.append(m.memory_peak_bytes())
+            print(f"{nr} files of 100 bytes made offline in {made:.0f} s; peak " +
+                  ", ".join(f"{p / MIB:.0f}" for p in peaks) + f" MiB for the first half, the second and while sending; "
+                  f"started again in {restart:.2f} and {again:.2f} s; sent: {w}")
+            b = bench.machine(f"b{nr}")
+            for half, files in (("one", nr // 2), ("two", nr - nr // 2)):
+                assert sum(len(os.listdir(b.mnt / half / d)) for d in os.listdir(b.mnt / half)) == files
+                last = f"{half}/d{(files - 1) // 1000}/f{files - 1}"
+                assert (b.mnt / last).read_bytes() == (m.mnt / last).read_bytes()
+            assert max(peaks) < 256 * MIB
 
 
 def start(machine, *options):

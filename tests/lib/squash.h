@@ -5,6 +5,7 @@
 
 #include "vault/apply_priv.h"
 #include "vault/commit.h"
+#include "vault/shelf.h"
 #include "vault/squash.h"
 #include "vfs.h"
 
@@ -133,14 +134,14 @@ static inline size_t squash_check_max(struct vfs *m, size_t windows_max_bytes, s
 	struct nf_epoch *e = v->current;
 	struct nf_squash q = { .ops = e->ops.p, .len = e->ops.len, .inode = squash_inode, .ctx = v,
 			       .windows_max_bytes = windows_max_bytes };
-	const struct nf_layer *below = v->frozen ? v->frozen->layer : NULL;
+	const struct nf_layer *below = v->frozen && !v->frozen->aside ? v->frozen->layer : NULL;
 	struct nf_layer *l;
 
 	ck_assert_int_eq(nf_squash(&q), 0);
 	ck_assert_uint_eq(q.nr_in, e->nr_ops);
 	ck_assert_int_eq(nf_layer_new(&l), 0);
 	struct nf_apply a = {
-		.view = { .nodes = v->nodes, .base = v->base.root, .layers = { l, below } }, .layer = l, .ring = v->ring,
+		.view = { .nodes = v->nodes, .base = nf_shelf_root(v), .layers = { l, below } }, .layer = l, .ring = v->ring,
 		.dot = { v->writer, e->seq }, .host = v->host, .base_root = e->base_root, .base_layer = below,
 	};
 	ck_assert_int_eq(nf_replay(v, &a, q.out.p, q.out.len, NULL), 0);

@@ -26,6 +26,7 @@ struct vfs_site {
 	struct nf_header *header;
 	struct nf_store *keep;
 	uint8_t block_shift; /* of new files; 0: the default */
+	size_t shelve_bytes; /* as in struct nf_vault_options */
 };
 
 struct vfs {
@@ -46,6 +47,7 @@ static inline void vfs_site_init(struct vfs_site *s, const char *prefix, const c
 	struct nf_store *st;
 
 	s->block_shift = 0;
+	s->shelve_bytes = 0;
 	s->dir = nf_tempdir_new();
 	snprintf(s->address, sizeof s->address, "%smem:site%d-%d%s", prefix, (int)getpid(), ++nr, rules);
 	ck_assert_int_eq(nf_header_new(&s->header), 0);
@@ -69,7 +71,7 @@ static inline struct nf_vault_options vfs_options(const struct vfs_site *s, cons
 	snprintf(state, 200, "%.120s/%.40s-state", s->dir.path, name);
 	return (struct nf_vault_options){ .store = vfs_store(s), .header = s->header, .cache_dir = cache,
 					  .state_dir = state, .cache_size_bytes = 64 << 20,
-					  .memory_bytes = 16 << 20, .block_shift = s->block_shift,
+					  .memory_bytes = 16 << 20, .block_shift = s->block_shift, .shelve_bytes = s->shelve_bytes,
 					  .no_threads = true, .host = name };
 }
 

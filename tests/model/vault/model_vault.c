@@ -28,7 +28,7 @@ struct world {
 	struct file files[FILES];
 	uint64_t seed;
 	char prefix[8];
-	unsigned restarts;
+	unsigned restarts, shelved;
 };
 
 static uint64_t seed_of(int i)
@@ -256,11 +256,19 @@ static void squash(struct world *w)
 		ck_assert_int_ge(nf_squash_current(w->m.v), 0);
 }
 
+/* As when nothing can be sent: what is dirty is told, and what is too much for memory is shelved. */
+static void settle(struct world *w)
+{
+	ck_assert_int_eq(nf_settle(w->m.v), 0);
+	if (w->site.shelve_bytes && w->m.v->nr_shelf)
+		w->shelved++;
+}
+
 static void step(struct world *w)
 {
 	unsigned i = (unsigned)below(w, FILES), k = (unsigned)below(w, FILES);
 
-	uint64_t what = below(w, 26);
+	uint64_t what = below(w, 28);
 	if (what < 9)
 		do_write(w, i);
 	else if (what < 11)
@@ -279,6 +287,8 @@ static void step(struct world *w)
 		sync_all(w);
 	else if (what < 22 && w->m.v->no_threads)
 		squash(w);
+	else if (what < 24 && w->m.v->no_threads)
+		settle(w);
 	compare(w, i);
 }
 
@@ -291,6 +301,8 @@ static void world_init(struct world *w, const char *prefix, const char *rules, i
 	vfs_site_init(&w->site, prefix, rules);
 	/* Windows of 512 KiB in half of the runs: files have more than one then. */
 	w->site.block_shift = i & 1 ? 12 : 0;
+	/* In two of three very little is kept in memory of what was not sent. */
+	w->site.shelve_bytes = i % 3 ? 200 + below(w, 2000) : 0;
 	for (unsigned k = 0; k < FILES; k++)
 		w->files[k].bytes = calloc(1, SIZE_MAX_BYTES);
 }
