@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "store/link.h"
 #include "store/types.h"
+#include "vault/commit.h"
 
 #include <unistd.h>
 
@@ -34,6 +35,7 @@ struct cut {
 static struct cut now;
 static struct nf_header *header;
 static uint8_t block_shift;
+static size_t shelve_bytes;
 
 #define WANT(what, ...)                                                                                        \
 	do {                                                                                                   \
@@ -61,6 +63,7 @@ static struct nf_vault_options options(struct nf_crash *disk, struct nf_store **
 	return (struct nf_vault_options){ .store = s, .header = header, .files = nf_crash_ops(disk),
 					  .cache_dir = "/pc/cache", .state_dir = "/pc/state",
 					  .cache_size_bytes = 64 << 20, .memory_bytes = 4 << 20, .block_shift = block_shift,
+					  .shelve_bytes = shelve_bytes,
 					  .no_threads = true, .host = "pc" };
 }
 
@@ -284,6 +287,43 @@ static void offline_hours(struct pw *w)
 	pw_sync(w);
 }
 
+/* So much that little of it is kept in memory; files are told and shelved as when nothing can be sent. */
+static void shelved(struct pw *w)
+{
+	pw_mkdir(w, "/d");
+	for (int i = 0; i < 4; i++)
+		pw_write(w, fmt("/d/f%", i), 0, 5000);
+	pw_sync(w);
+	ck_assert_int_eq(nf_vault_hold(w->m.v, true), 0);
+	for (int i = 0; i < 12; i++) {
+		pw_write(w, fmt("/d/f%", i % 5), below(w, 9000), 1 + below(w, 9000));
+		pw_write(w, fmt("/n%", i), 0, 1 + below(w, 700));
+		if (i % 3 == 0)
+			pw_fsync(w, fmt("/n%", i));
+		if (i % 4 == 3) {
+			pw_unlink(w, fmt("/n%", i - 2));
+			pw_rename(w, fmt("/n%", i - 1), fmt("/n%", i));
+		}
+		if (i % 2)
+			ck_assert_int_eq(nf_settle(w->m.v), 0);
+	}
+	ck_assert_uint_gt(w->m.v->nr_shelf, 2);
+	pw_fsync_dir(w, "/d");
+	/* Some of it is published; what comes then is shelved beside. */
+	ck_assert_int_eq(nf_vault_hold(w->m.v, false), 0);
+	ck_assert_int_eq(nf_commit_turn(w->m.v, true), 0);
+	for (int i = 0; i < 5; i++)
+		pw_write(w, fmt("/d/g%", i), 0, 300);
+	ck_assert_int_eq(nf_settle(w->m.v), 0);
+	ck_assert_uint_gt(w->m.v->nr_shelf, 2);
+	pw_fsync(w, "/d/g4");
+	pw_sync(w);
+	ck_assert_uint_eq(w->m.v->nr_shelf, 0);
+	pw_write(w, "/d/f4", 0, 100);
+	pw_fsync(w, "/d/f4");
+	pw_sync(w);
+}
+
 static void gc(struct vfs *m, bool dry_run, struct nf_gc_result *r)
 {
 	struct nf_gc_options o;
@@ -364,6 +404,7 @@ static const struct work {
 	void (*run)(struct pw *w);
 	bool linked, threads, fills;
 	uint8_t block_shift;
+	size_t shelve_bytes;
 } works[] = {
 	{ .name = "small files", .fills = true, .run = small_files },
 	{ .name = "sqlite", .fills = true, .run = sqlite },
@@ -372,6 +413,7 @@ static const struct work {
 	{ .name = "large file", .fills = true, .run = large_file, .block_shift = 16 },
 	{ .name = "truncate", .fills = true, .run = truncates },
 	{ .name = "offline hours", .fills = true, .run = offline_hours, .linked = true },
+	{ .name = "shelved", .fills = true, .run = shelved, .linked = true, .shelve_bytes = 900 },
 	{ .name = "snapshots and gc", .run = snapshots_and_gc },
 	{ .name = "commits beside", .run = beside, .threads = true },
 	{ .name = "comes and goes", .run = comes_and_goes },
@@ -627,6 +669,7 @@ START_TEST(what_was_promised_survives_a_power_cut_at_every_operation)
 		return;
 	ck_assert_int_eq(nf_header_new(&header), 0);
 	block_shift = k->block_shift ? k->block_shift : 12;
+	shelve_bytes = k->shelve_bytes;
 	/* The server on the same machine, and (keeping all) on another. */
 	for (int keep = 0; keep < 2; keep++) {
 		struct pw *w = calloc(1, sizeof *w);
