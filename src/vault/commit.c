@@ -419,13 +419,10 @@ static void prune(struct nf_vault *v)
 
 int nf_commit_turn(struct nf_vault *v, bool force)
 {
-	int r = 0, cut = 0;
-
 	/* While what is shelved goes out, dot by dot, as much may come. */
 	if (!v->read_only && v->nr_shelf)
-		cut = nf_shelve(v);
-	if (cut == 0 && force && !v->read_only)
-		cut = NF_MIN(nf_cut(v), 0);
+		nf_shelve(v);
+	int r = 0, cut = force && !v->read_only ? NF_MIN(nf_cut(v), 0) : 0;
 
 	if (v->frozen) {
 		int drained = nf_cut_drain(v);

@@ -304,12 +304,7 @@ int nf_settle(struct nf_vault *v)
 	/* However much is done: what is kept of it is twice what survives. */
 	if (r == 0 && squash(v, 2, SQUASH_BYTES) == 1)
 		nf_journal_let_go(v);
-	int shelved = r == 0 ? nf_shelve(v) : 0;
-	if (shelved < 0) {
-		nf_lock_take(&v->ns);
-		v->shelve_after_ns = nf_clock_ns() + NF_NS_PER_S;
-		nf_lock_drop(&v->ns);
-		r = shelved;
-	}
+	if (r == 0)
+		nf_shelve(v);
 	return first < 0 ? first : r;
 }

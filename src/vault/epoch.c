@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/trace.h"
+#include "vault/shelf.h"
 #include "vault/space.h"
 
 #include <inttypes.h>
@@ -152,6 +153,7 @@ static int do_op(struct nf_vault *v, struct nf_epoch *e, const struct nf_op *op,
 		 bool frozen)
 {
 	size_t from = e->ops.len;
+	bool was_due = nf_shelf_is_due(v);
 
 	int r = note_op(e, op);
 	if (r < 0)
@@ -168,6 +170,8 @@ static int do_op(struct nf_vault *v, struct nf_epoch *e, const struct nf_op *op,
 			e->oldest_ns = nf_clock_ns();
 			nf_cond_broadcast(&v->changed);
 		}
+		if (!was_due && nf_shelf_is_due(v))
+			nf_cond_broadcast(&v->changed);
 	} else {
 		e->ops.len = from;
 	}

@@ -11,6 +11,9 @@
 #include <inttypes.h>
 #include <sys/uio.h>
 
+/* Operations and nodes together are hardly more than so many times the operations. */
+enum { ROOM_SHARE = 8, AGAIN_MS = 1000 };
+
 /* --- the list ----------------------------------------------------------------------------- */
 
 struct nf_ref nf_shelf_root(struct nf_vault *v)
@@ -146,6 +149,8 @@ static int append(struct shelving *sh, const struct nf_seal_id *id, const void *
 		r = nf_journal_data(sh->v->journal, &iov, 1, &pos);
 	if (r < 0)
 		return r;
+	if (sh->v->room)
+		nf_room_wrote(sh->v->room, iov.iov_len);
 	nf_ref_make_local(&ref.pack, pos.segment);
 	ref.offset_bytes = (uint32_t)pos.offset_bytes;
 	*out = ref;
@@ -167,7 +172,8 @@ static int seal_epoch(struct nf_vault *v, const struct nf_epoch *e, bool with_op
 	struct nf_buf plain = NF_BUF_INIT;
 	int r = sh.meta.codec ? 0 : nf_fail(-ENOMEM);
 
-	s->first_segment = NF_MIN(nf_journal_newest(v->journal), NF_MIN(e->first_segment, e->min_segment));
+	s->first_segment = NF_MIN(e->first_segment, e->min_segment);
+	s->first_segment = NF_MIN(s->first_segment, nf_journal_newest(v->journal));
 	if (v->nr_shelf)
 		s->first_segment = NF_MIN(s->first_segment, v->shelf[0].first_segment);
 	if (r == 0)
@@ -319,7 +325,15 @@ static int shelve_some(struct nf_vault *v)
 	nf_lock_drop(&v->ns);
 	if (!due)
 		return 0;
-	r = below ? shelve_frozen(v) : shelve_part(v);
+	/* What cannot be finished would be left in the journal for nothing. */
+	uint64_t room_bytes = part_bytes(v) * ROOM_SHARE;
+	if (v->room && !nf_room_take(v->room, NF_ROOM_WRITE, room_bytes)) {
+		r = nf_fail(-ENOSPC);
+	} else {
+		r = below ? shelve_frozen(v) : shelve_part(v);
+		if (v->room)
+			nf_room_give(v->room, room_bytes);
+	}
 	nf_lock_take(&v->ns);
 	v->journaling = false;
 	nf_cond_broadcast(&v->changed);
@@ -327,17 +341,22 @@ static int shelve_some(struct nf_vault *v)
 	return r == 0 ? 1 : r;
 }
 
-int nf_shelve(struct nf_vault *v)
+void nf_shelve(struct nf_vault *v)
 {
 	nf_lock_take(&v->ns);
-	bool due = nf_shelf_is_due(v);
+	bool due = nf_shelf_is_due(v) && nf_clock_ns() >= v->shelve_after_ns;
 	nf_lock_drop(&v->ns);
 	int r = due;
 
 	while (r == 1)
 		r = shelve_some(v);
-	/* All of it in one operation: it is a dot by itself, when it is cut. */
-	return r == -EAGAIN ? 0 : r;
+	/* -EAGAIN: all of it is one operation, a dot by itself when it is cut. */
+	nf_lock_take(&v->ns);
+	if (due && nf_shelf_is_due(v)) {
+		nf_trace(COMMIT, "not shelved err=%s", nf_error_name(r));
+		v->shelve_after_ns = nf_clock_ns() + AGAIN_MS * NF_NS_PER_MS;
+	}
+	nf_lock_drop(&v->ns);
 }
 
 /* --- and out of it -------------------------------------------------------------------------- */

@@ -25,8 +25,9 @@
 
 #include "vault/vault_i.h"
 
-/* Of the current epoch so much is shelved that what is left is small.  What makes that impossible now is no error. */
-int nf_shelve(struct nf_vault *v);
+/* Of the current epoch so much is shelved that what is left is small.  Where that is impossible, for want of room on the disk,
+ * it stays in memory, and is tried again a second later at the earliest. */
+void nf_shelve(struct nf_vault *v);
 /* Is there enough in memory for it? */
 bool nf_shelf_is_due(const struct nf_vault *v) NF_REQUIRES(v->ns);
 /* The oldest dot becomes the frozen epoch, on v->base. */
