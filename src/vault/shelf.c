@@ -9,6 +9,7 @@
 #include "vault/split.h"
 
 #include <inttypes.h>
+#include <malloc.h>
 #include <sys/uio.h>
 
 /* Operations and nodes together are hardly more than so many times the operations. */
@@ -350,6 +351,8 @@ void nf_shelve(struct nf_vault *v)
 
 	while (r == 1)
 		r = shelve_some(v);
+	if (due)
+		(void)malloc_trim(0); /* layers are many small pieces */
 	/* -EAGAIN: all of it is one operation, a dot by itself when it is cut. */
 	nf_lock_take(&v->ns);
 	if (due && nf_shelf_is_due(v)) {
