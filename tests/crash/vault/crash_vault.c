@@ -413,7 +413,7 @@ static const struct work {
 	{ .name = "large file", .fills = true, .run = large_file, .block_shift = 16 },
 	{ .name = "truncate", .fills = true, .run = truncates },
 	{ .name = "offline hours", .fills = true, .run = offline_hours, .linked = true },
-	{ .name = "shelved", .fills = true, .run = shelved, .linked = true, .shelve_bytes = 900 },
+	{ .name = "shelved", .run = shelved, .linked = true, .shelve_bytes = 900 },
 	{ .name = "snapshots and gc", .run = snapshots_and_gc },
 	{ .name = "commits beside", .run = beside, .threads = true },
 	{ .name = "comes and goes", .run = comes_and_goes },
