@@ -24,6 +24,7 @@
 	X(XFORM_DECOMPRESS, EIO, "compressed data is damaged")                                     \
 	X(XFORM_CRYPTO, EIO, "the cryptographic library refused an operation")                     \
 	X(KEY_WRONG, EACCES, "wrong passphrase or key")                                            \
+	X(KEY_CHANGED, EKEYREVOKED, "the vault has new keys (key rekey): unmount, and mount again with its passphrase") \
 	X(KEY_EPOCH_UNKNOWN, EIO, "sealed under a key epoch this ring does not hold")              \
 	X(KDF_LIMIT, EINVAL, "key derivation cost is outside the accepted range")                  \
 	/* formats */                                                                              \

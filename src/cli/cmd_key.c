@@ -1,4 +1,4 @@
-/* foliofs key STORE list | add | remove ID | change | recovery */
+/* foliofs key STORE list | add | remove ID | change | recovery | rekey */
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/random.h"
@@ -18,7 +18,9 @@ struct change {
 	struct nf_store *store;
 	struct nf_header *h;
 	const char *id;                        /* of a slot, hex or the beginning of it; NULL */
-	uint8_t used[NF_SLOT_ID_BYTES];        /* the slot that change replaces */
+	uint8_t used[NF_SLOT_ID_BYTES];        /* the slot that change replaces and rekey keeps */
+	struct nf_secret_buf secret;           /* what opened the vault */
+	unsigned let_go;                       /* keys that rekey did not keep */
 	char recovery[NF_RECOVERY_TEXT_BYTES]; /* to be shown once stored */
 };
 
@@ -75,7 +77,10 @@ static enum nf_exit list(struct change *c)
 		}
 		first = false;
 	}
-	nf_textf(&t, c->o->json ? "]\n" : "");
+	if (c->o->json)
+		nf_textf(&t, "]\n");
+	else
+		nf_textf(&t, "key epoch %" PRIu32 "\n", nf_header_epoch(c->h));
 	bool ok = nf_print(&t);
 	nf_text_deinit(&t);
 	return ok ? NF_EXIT_OK : NF_EXIT_ERROR;
@@ -84,10 +89,14 @@ static enum nf_exit list(struct change *c)
 /* --- changes ---------------------------------------------------------------------------- */
 
 /* Written as the next generation; the others learn of it when they next unlock. */
-static enum nf_exit save(struct change *c)
+static enum nf_exit save(struct change *c, bool new_root)
 {
 	nf_header_set_generation(c->h, nf_header_generation(c->h) + 1);
-	int r = nf_header_store_save(c->store, c->h, NULL);
+	int r = nf_header_store_save_next(c->store, c->h, new_root);
+	if (r == -NF_E_STORE_BUSY) {
+		nf_complain("the keys were changed from somewhere else at the same time; nothing was done, try again");
+		return NF_EXIT_ERROR;
+	}
 	if (r == 0)
 		r = nf_pin_save(c->s->address, c->h);
 	return r < 0 ? nf_site_complain(c->s, r, NULL) : NF_EXIT_OK;
@@ -205,6 +214,68 @@ static enum nf_exit recovery(struct change *c)
 	return r < 0 ? complain(r) : NF_EXIT_OK;
 }
 
+/* The slot of SECRET's own kind again; the bytes of the recovery key stay as they were printed. */
+static int keep_slot(struct change *c, const char *label)
+{
+	struct nf_secret secret = nf_secret_of(&c->secret);
+	struct nf_kdf_params kdf = kdf_of(c->o);
+	uint8_t id[NF_SLOT_ID_BYTES];
+
+	return nf_header_slot_add(c->h, &secret, &kdf, label, id);
+}
+
+/* A new root key cannot be wrapped for secrets that are not at hand: theirs are let go, but for the recovery key's, which is
+ * made anew. */
+static enum nf_exit rekey(struct change *c)
+{
+	struct nf_slot_info slots[NF_SLOTS_MAX];
+	size_t nr = nf_header_slots(c->h, slots, NF_SLOTS_MAX);
+	bool recoverable = false;
+	const char *label = "";
+
+	for (size_t i = 0; i < nr; i++) {
+		if (slots[i].tombstone)
+			continue;
+		if (!memcmp(slots[i].id, c->used, sizeof c->used))
+			label = slots[i].label;
+		else if (slots[i].kind == NF_SLOT_RECOVERY)
+			recoverable = true;
+		else
+			c->let_go++;
+	}
+	int r = nf_header_rekey(c->h);
+	if (r == -ENOSPC) {
+		nf_complain("the vault has had %d key epochs, the most there can be; make a new vault and copy", NF_EPOCHS_MAX);
+		return NF_EXIT_ERROR;
+	}
+	if (r == 0)
+		r = keep_slot(c, label);
+	if (r < 0)
+		return complain(r);
+	return recoverable ? recovery(c) : NF_EXIT_OK;
+}
+
+static enum nf_exit say_rekeyed(const struct change *c)
+{
+	struct nf_text t = NF_TEXT_INIT;
+
+	if (c->o->json) {
+		nf_textf(&t, "{\"epoch\":%" PRIu32 ",\"generation\":%" PRIu64 ",\"keys_let_go\":%u,\"recovery\":",
+			 nf_header_epoch(c->h), nf_header_generation(c->h), c->let_go);
+		nf_text_json(&t, c->recovery);
+		nf_textf(&t, "}\n");
+	} else {
+		nf_textf(&t, "What is written from now on is sealed under key epoch %" PRIu32 ".\n", nf_header_epoch(c->h));
+		if (c->let_go)
+			nf_textf(&t, "%u other keys open nothing any more; add those that shall: foliofs key %s add\n", c->let_go,
+				 c->s->safe);
+		nf_textf(&t, "Mounts of this vault, here and elsewhere, have to be unmounted and mounted again.\n");
+	}
+	bool ok = nf_print(&t);
+	nf_text_deinit(&t);
+	return ok ? NF_EXIT_OK : NF_EXIT_ERROR;
+}
+
 static const struct {
 	const char *name;
 	enum nf_exit (*run)(struct change *c);
@@ -212,29 +283,28 @@ static const struct {
 } verbs[] = {
 	{ "list", list, false, false },     { "add", add, true, false },           { "remove", take_away, true, true },
 	{ "change", change, true, false },  { "recovery", recovery, true, false },
+	{ "rekey", rekey, true, false },
 };
 
 /* The key is derived here, not in a child: this process ends soon. */
-static enum nf_exit open_header(struct change *c, bool replaces)
+static enum nf_exit open_header(struct change *c, bool by_slot)
 {
 	struct nf_text err = NF_TEXT_INIT;
 	nf_auto_free char *where = NULL, *prompt = NULL;
-	struct nf_secret_buf buf;
 
 	if (asprintf(&prompt, "Passphrase for %s", c->s->safe) < 0)
 		return NF_EXIT_ERROR;
-	int r = nf_secret_get(c->o, prompt, false, &buf, &err);
+	int r = nf_secret_get(c->o, prompt, false, &c->secret, &err);
 	if (r < 0) {
 		nf_complain("%s", err.len ? err.s : nf_strerror(r));
 		nf_text_deinit(&err);
 		return NF_EXIT_USAGE;
 	}
 	nf_text_deinit(&err);
-	struct nf_secret secret = nf_secret_of(&buf);
+	struct nf_secret secret = nf_secret_of(&c->secret);
 	r = nf_store_open(c->s->address, &c->s->so, false, &c->store);
 	if (r == 0)
-		r = nf_header_open_by(c->store, &secret, &c->h, replaces ? c->used : NULL);
-	nf_secret_deinit(&buf);
+		r = nf_header_open_by(c->store, &secret, &c->h, by_slot ? c->used : NULL);
 	if (r == 0)
 		r = nf_pin_check(c->s->address, c->h, &where);
 	return r < 0 ? nf_site_complain(c->s, r, where) : NF_EXIT_OK;
@@ -242,16 +312,20 @@ static enum nf_exit open_header(struct change *c, bool replaces)
 
 static enum nf_exit run_verb(struct change *c, size_t verb)
 {
-	enum nf_exit e = open_header(c, verbs[verb].run == change);
+	bool rekeys = verbs[verb].run == rekey;
+	enum nf_exit e = open_header(c, rekeys || verbs[verb].run == change);
 
 	if (e == NF_EXIT_OK)
 		e = verbs[verb].run(c);
 	if (e == NF_EXIT_OK && verbs[verb].saves)
-		e = save(c);
-	if (e == NF_EXIT_OK && *c->recovery)
+		e = save(c, rekeys);
+	if (e == NF_EXIT_OK && rekeys)
+		e = say_rekeyed(c);
+	if (e == NF_EXIT_OK && *c->recovery && !(rekeys && c->o->json))
 		(void)printf("New recovery key, shown only now; the one before opens nothing any more:\n\n    %s\n",
 			     c->recovery);
 	nf_wipe(c->recovery, sizeof c->recovery);
+	nf_secret_deinit(&c->secret);
 	nf_header_free(c->h);
 	nf_store_free(c->store);
 	return e;
@@ -266,7 +340,7 @@ enum nf_exit nf_cmd_key(struct nf_args *a)
 	while (verb < NF_ARRAY_LEN(verbs) && strcmp(verbs[verb].name, a->arg[1]))
 		verb++;
 	if (verb == NF_ARRAY_LEN(verbs) || verbs[verb].needs_id != !!a->arg[2]) {
-		nf_complain("expected: foliofs key STORE list|add|remove ID|change|recovery");
+		nf_complain("expected: foliofs key STORE list|add|remove ID|change|recovery|rekey");
 		return NF_EXIT_USAGE;
 	}
 	enum nf_exit e = nf_site_init(a->arg[0], &a->opt, &s);

@@ -8,6 +8,7 @@ enum nf_exit nf_exit_of(int code)
 	case 0: return NF_EXIT_OK;
 	case NF_E_OPTION:
 	case NF_E_STORE_URL: return NF_EXIT_USAGE;
+	case NF_E_KEY_CHANGED:
 	case NF_E_KEY_WRONG: return NF_EXIT_KEY;
 	case NF_E_STORE_DENIED: return NF_EXIT_DENIED;
 	case NF_E_OFFLINE:

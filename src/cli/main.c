@@ -11,7 +11,11 @@
 #include <stdio.h>
 #include <zstd.h>
 
-#define KEYS "\nIDs are shown by `list`; their beginning is enough.\n"
+#define KEYS "\nIDs are shown by `list`; their beginning is enough.\n" \
+	"rekey   a new root key and a new key epoch: what is written from now on is sealed under keys that nobody has who could\n" \
+	"        open the vault before.  Only the secret given stays, and the recovery key is made anew; add the others again.\n" \
+	"        Every mount has to be unmounted and mounted again: one that was not stops exchanging (its status says so, exit\n" \
+	"        code 3) as soon as it sees something new, and keeps its changes.  What is there already stays under the old keys.\n"
 
 #define CHECK "What is missing or damaged is named by path, behind the snapshot or commit it is in; then the exit code is 10, unless\n" \
 	"--repair has put all of it right. --repair puts on the store again what the cache of this device still has; beside files\n" \
@@ -53,7 +57,7 @@ static const struct nf_command commands[] = {
 	  nf_cmd_unpin },
 	{ "cache", "DIR info|drop [PATH]|verify, STORE wipe", "Look at, empty, check or wipe what this device keeps", CACHE,
 	  NF_OPT_CACHE | NF_OPT_JSON | NF_OPT_QUIET, 2, 3, nf_cmd_cache },
-	{ "key", "STORE list|add|remove ID|change|recovery", "Show and change what opens a vault", KEYS,
+	{ "key", "STORE list|add|remove ID|change|recovery|rekey", "Show and change what opens a vault", KEYS,
 	  NF_OPT_STORE | NF_OPT_KEY | NF_OPT_JSON, 2, 3, nf_cmd_key },
 	{ "ls", "STORE [PATH]", "List a directory of a vault without mounting it", NULL, NF_OPT_STORE | NF_OPT_JSON, 1, 2,
 	  nf_cmd_ls },

@@ -105,8 +105,8 @@ static int explain(struct daemon *d, enum nf_daemon_stage stage, int code, const
 	return failed(d, stage, code, s ? s : nf_strerror(code));
 }
 
-/* The first meeting with the store of a vault that was opened by the remembered header: is it still that vault, and are
- * these its keys? */
+/* Is it still that vault, and are these its keys?  Asked at the first meeting with the store of a vault that was opened by the
+ * remembered header, and when another machine writes under keys we do not have. */
 static int meet(void *ctx, struct nf_store *store)
 {
 	struct daemon *d = ctx;
@@ -175,10 +175,9 @@ static int open_vault(struct daemon *d)
 	c->vault.header = d->header;
 	c->vault.cache_dir = d->paths.cache;
 	c->vault.state_dir = d->paths.state;
-	if (c->kept && !c->fresh) {
-		c->vault.meet = meet;
-		c->vault.meet_ctx = d;
-	}
+	c->vault.meet = meet;
+	c->vault.meet_ctx = d;
+	c->vault.unmet = c->kept && !c->fresh;
 	r = nf_vault_open(&c->vault, &d->vault);
 	return r < 0 ? explain(d, NF_STAGE_VAULT, r, d->paths.state) : 0;
 }

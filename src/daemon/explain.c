@@ -12,6 +12,7 @@ static const struct {
 	const char *text;
 } rows[] = {
 	{ NF_E_KEY_WRONG, "wrong passphrase or key for the vault at %S" },
+	{ NF_E_KEY_CHANGED, "the vault at %S has new keys (key rekey), and this one is not among those that were kept" },
 	{ NF_E_HEADER_MISSING, "there is no vault at %S; create one with: foliofs init %S" },
 	{ NF_E_HEADER_FOREIGN, "%S shows another vault than this device knows there; if you put a new vault "
 			       "there yourself, remove %W and try again" },

@@ -171,18 +171,21 @@ static int store_volume(const char *address, uint8_t id[NF_VOLUME_ID_BYTES], cha
 static int pin_load(const char *path, struct nf_header_pin *out)
 {
 	nf_auto_free char *text = NULL;
-	char id[HEX_ID + 1], commitment[65];
-	struct nf_header_pin p;
+	char id[HEX_ID + 1], commitment[65], epoch[65];
+	struct nf_header_pin p = { 0 };
 
 	int r = slurp_text(path, &text);
 	if (r < 0)
 		return r;
-	if (sscanf(text, "volume %32s generation %" SCNu64 " commitment %64s", id, &p.generation,
-		   commitment) != 3)
+	int n = sscanf(text, "volume %32s generation %" SCNu64 " commitment %64s epoch %" SCNu32 " %64s", id, &p.generation,
+		       commitment, &p.epoch, epoch);
+	if (n != 3 && n != 5)
 		return nf_fail(-NF_E_STATE_BAD);
 	r = unhex(id, p.volume_id, sizeof p.volume_id);
 	if (r == 0)
 		r = unhex(commitment, p.commitment, sizeof p.commitment);
+	if (r == 0 && n == 5)
+		r = unhex(epoch, p.epoch_commitment, sizeof p.epoch_commitment);
 	if (r == 0)
 		*out = p;
 	return r;
@@ -257,7 +260,7 @@ int nf_pin_save(const char *address, const struct nf_header *h)
 {
 	nf_auto_free char *path = NULL, *by_address = NULL;
 	struct nf_header_pin pin, old;
-	char id[HEX_ID + 1], commitment[65], text[256];
+	char id[HEX_ID + 1], commitment[65], epoch[65], text[384];
 
 	int r = nf_header_pin_of(h, &pin);
 	if (r == 0)
@@ -268,10 +271,12 @@ int nf_pin_save(const char *address, const struct nf_header *h)
 		return r;
 	hex(pin.volume_id, sizeof pin.volume_id, id);
 	hex(pin.commitment, sizeof pin.commitment, commitment);
+	hex(pin.epoch_commitment, sizeof pin.epoch_commitment, epoch);
 	/* A wiped device has the pin still, but no header. */
-	if (pin_load(path, &old) || old.generation != pin.generation || !has_header(h)) {
-		int n = snprintf(text, sizeof text, "volume %s\ngeneration %" PRIu64 "\ncommitment %s\n", id,
-				 pin.generation, commitment);
+	if (pin_load(path, &old) || old.generation != pin.generation || old.epoch != pin.epoch ||
+	    !has_header(h)) {
+		int n = snprintf(text, sizeof text, "volume %s\ngeneration %" PRIu64 "\ncommitment %s\nepoch %" PRIu32 " %s\n", id,
+				 pin.generation, commitment, pin.epoch, epoch);
 		r = save_header(h);
 		if (r == 0)
 			r = replace_in(path, text, (size_t)n);

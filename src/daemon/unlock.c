@@ -64,6 +64,10 @@ static int take_newest(struct nf_store *store, struct nf_header **h, bool *older
 	nf_wipe(root_key, sizeof root_key);
 	if (r < 0)
 		return r;
+	if (found.overtaken) {
+		nf_header_free(newest);
+		return nf_fail(-NF_E_KEY_CHANGED);
+	}
 	*older = nf_header_generation(newest) != nf_header_generation(*h);
 	nf_header_free(*h);
 	*h = newest;
@@ -178,12 +182,17 @@ static int why(struct nf_store *store, int r)
 static int load(const char *address, struct nf_store *store, const struct nf_header_key *key,
 		struct nf_header **out, bool *kept)
 {
-	struct nf_header_found found;
+	struct nf_header_found found = { 0 };
 	int r = -NF_E_OFFLINE;
 
 	if (!*kept)
 		r = key->secret ? nf_header_open_by(store, key->secret, out, NULL) :
 				  nf_header_store_load(store, key, out, &found);
+	if (r == 0 && found.overtaken) {
+		nf_header_free(*out);
+		*out = NULL;
+		r = nf_fail(-NF_E_KEY_CHANGED);
+	}
 	*kept = is_offline(r);
 	if (!*kept)
 		return r;

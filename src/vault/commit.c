@@ -169,12 +169,16 @@ static int check_cloned(struct nf_vault *v, const struct nf_look_result *look)
 
 static int look(struct nf_vault *v, struct nf_look_result *out)
 {
-	int r = v->meet ? v->meet(v->meet_ctx, v->store) : 0;
+	int r = v->unmet ? v->meet(v->meet_ctx, v->store) : 0;
 
 	if (r == 0) {
-		v->meet = NULL;
+		v->unmet = false;
 		r = nf_look(v->look, out);
 	}
+	/* To go on without what others write under keys we do not have would be a history of our own.  The epoch stands in
+	 * clear, so the store's headers are asked whether it is true. */
+	if (r == 0 && out->newer_epoch)
+		r = v->meet ? v->meet(v->meet_ctx, v->store) : nf_fail(-NF_E_KEY_EPOCH_UNKNOWN);
 	nf_count(NF_C_LOOKS, 1);
 	if (r == 0 && out->nr_leaves == 0)
 		r = nf_fail(-NF_E_HEAD_ROLLBACK);
@@ -265,7 +269,7 @@ static bool look_is_good(const struct nf_vault *v)
 {
 	uint64_t now = nf_clock_ns();
 
-	return v->base_seen_ns && !v->meet && now - v->base_seen_ns < LOOK_GOOD_MS * NF_NS_PER_MS &&
+	return v->base_seen_ns && !v->unmet && now - v->base_seen_ns < LOOK_GOOD_MS * NF_NS_PER_MS &&
 	       (!v->others_seen_ns || now - v->others_seen_ns > ALONE_MS * NF_NS_PER_MS);
 }
 
@@ -585,7 +589,7 @@ static void *committer(void *arg)
 		nf_lock_drop(&v->ns);
 		int r = 0;
 		/* A poll is one listing; only news makes more of it. */
-		bool quiet = !due && !whole && !v->meet && nf_look_poll(v->look) == 0;
+		bool quiet = !due && !whole && !v->unmet && nf_look_poll(v->look) == 0;
 		if (!quiet)
 			r = nf_commit_turn(v, due);
 		else if (v->base_seen_ns)

@@ -267,6 +267,16 @@ int nf_head_seal(struct nf_codec *c, struct nf_head *h, void **out, size_t *len)
 	return 0;
 }
 
+uint32_t nf_head_epoch(const void *p, size_t len)
+{
+	const uint8_t *file = p;
+
+	if (len < FILE_HEAD_BYTES + NF_SEAL_OVERHEAD || file[0] != FORMAT || file[1] != NF_SEAL_HEAD ||
+	    nf_get_le16(file + 2) != SUITE)
+		return 0;
+	return nf_get_le32(file + 4);
+}
+
 int nf_head_open(struct nf_codec *c, uint64_t seq, const uint8_t rand[16], const void *p, size_t len,
 		 struct nf_head *out)
 {

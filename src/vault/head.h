@@ -62,6 +62,8 @@ int nf_head_name_parse(const char *name, uint64_t *seq, uint8_t rand[16]);
 int nf_head_seal(struct nf_codec *c, struct nf_head *h, void **out, size_t *len);
 int nf_head_open(struct nf_codec *c, uint64_t seq, const uint8_t rand[16], const void *p, size_t len,
 		 struct nf_head *out);
+/* The epoch that the file's bytes say they are sealed under; 0 if this is no head.  Not authenticated. */
+uint32_t nf_head_epoch(const void *p, size_t len);
 /* The plain form, for the above and for fuzzing. */
 void nf_head_encode_plain(const struct nf_head *h, struct nf_buf *b);
 int nf_head_decode_plain(uint64_t seq, const uint8_t rand[16], const void *p, size_t len,

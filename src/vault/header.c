@@ -371,6 +371,8 @@ int nf_header_unlock(struct nf_header *h, const struct nf_secret *secret,
 	return nf_fail(r);
 }
 
+bool nf_header_is_unlocked(const struct nf_header *h) { return h->keys != NULL; }
+
 void nf_header_root_key(const struct nf_header *h, uint8_t out[NF_KEY_BYTES])
 {
 	NF_ASSERT(h->keys);
@@ -381,6 +383,27 @@ int nf_header_commitment(const struct nf_header *h, uint8_t out[32])
 {
 	NF_ASSERT(h->keys);
 	return nf_sha256(h->keys->root, NF_KEY_BYTES, out);
+}
+
+uint32_t nf_header_epoch(const struct nf_header *h)
+{
+	NF_ASSERT(h->keys);
+	return h->keys->epochs[h->keys->nr_epochs - 1].epoch;
+}
+
+size_t nf_header_nr_epochs(const struct nf_header *h)
+{
+	NF_ASSERT(h->keys);
+	return h->keys->nr_epochs;
+}
+
+int nf_header_epoch_commitment(const struct nf_header *h, uint32_t epoch, uint8_t out[32])
+{
+	NF_ASSERT(h->keys);
+	for (size_t i = 0; i < h->keys->nr_epochs; i++)
+		if (h->keys->epochs[i].epoch == epoch)
+			return root_subkey(h, h->keys->epochs[i].master, "foliofs 1 epoch", out);
+	return nf_fail(-NF_E_KEY_EPOCH_UNKNOWN);
 }
 
 int nf_header_ring(const struct nf_header *h, struct nf_ring **out)

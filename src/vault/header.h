@@ -54,6 +54,7 @@ int nf_header_unlock(struct nf_header *h, const struct nf_secret *secret,
 		     uint8_t slot_id[NF_SLOT_ID_BYTES]);
 /* Unlocks by the root key itself, as handed over by the child that ran the KDF. */
 int nf_header_unlock_root(struct nf_header *h, const uint8_t root_key[NF_KEY_BYTES]);
+bool nf_header_is_unlocked(const struct nf_header *h);
 /* Copies the root key out of an unlocked header; the caller wipes it. */
 void nf_header_root_key(const struct nf_header *h, uint8_t out[NF_KEY_BYTES]);
 /* Encodes an unlocked header (MAC and ring fresh); *OUT is malloc'd, the caller's. */
@@ -74,6 +75,11 @@ int nf_header_slot_remove(struct nf_header *h, const uint8_t id[NF_SLOT_ID_BYTES
 /* Begins `key rekey`: a new root key and a new epoch; every slot becomes a tombstone, and the
  * caller adds one for each secret at hand before encoding.  -ENOSPC after 256 epochs. */
 int nf_header_rekey(struct nf_header *h);
+/* The newest epoch of an unlocked header, and what a device remembers of its master: who shows it again held the ring. */
+uint32_t nf_header_epoch(const struct nf_header *h);
+size_t nf_header_nr_epochs(const struct nf_header *h);
+/* -NF_E_KEY_EPOCH_UNKNOWN: it holds no such epoch. */
+int nf_header_epoch_commitment(const struct nf_header *h, uint32_t epoch, uint8_t out[32]);
 /* Merges B's slots and labels into A (same volume, both unlocked by one root key; otherwise
  * -NF_E_HEADER_FOREIGN). */
 int nf_header_merge(struct nf_header *a, const struct nf_header *b);

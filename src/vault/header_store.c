@@ -85,6 +85,9 @@ struct search {
 	int unlocks;   /* headers the secret was tried on */
 	int parsed;    /* headers that parse */
 	int malformed; /* why one did not; 0 */
+	/* Volumes of headers of the generations gone through in vain. */
+	uint8_t locked[SIBLINGS_MAX][NF_VOLUME_ID_BYTES];
+	size_t nr_locked;
 };
 
 /* True if R says something about this one object, not about the store. */
@@ -165,33 +168,78 @@ static int merge_siblings(struct nf_header *a, struct siblings *b, bool *differ)
 	return r;
 }
 
-/* -NF_E_KEY_WRONG if nothing in this generation opens. */
+static void note_locked(struct search *q, const struct siblings *b)
+{
+	for (size_t i = 0; i < b->nr && q->nr_locked < SIBLINGS_MAX; i++)
+		memcpy(q->locked[q->nr_locked++], nf_header_volume_id(b->h[i]), NF_VOLUME_ID_BYTES);
+}
+
+static bool is_overtaken(const struct search *q, const struct nf_header *h)
+{
+	for (size_t i = 0; i < q->nr_locked; i++)
+		if (!memcmp(q->locked[i], nf_header_volume_id(h), NF_VOLUME_ID_BYTES))
+			return true;
+	return false;
+}
+
+/* The first of B that opens, merged with those of its root key; NULL if none does. */
+static int choose(struct search *q, struct siblings *b, struct nf_header **out, bool *differ)
+{
+	int r = -NF_E_KEY_WRONG;
+
+	*out = NULL;
+	*differ = false;
+	for (size_t i = 0; i < b->nr && r; i++) {
+		if (!b->h[i] || nf_header_is_unlocked(b->h[i]))
+			continue;
+		r = try_unlock(q, b->h[i]);
+		if (r && !is_about_the_object(r))
+			return r;
+		if (r == 0)
+			*out = nf_steal(&b->h[i]);
+	}
+	if (r)
+		return 0;
+	r = merge_siblings(*out, b, differ);
+	if (r) {
+		nf_header_free(*out);
+		*out = NULL;
+	}
+	return r;
+}
+
+/* -NF_E_KEY_WRONG if nothing in this generation opens.  A key change that crossed a rekey is under the root key before it:
+ * of what opens the newest epoch counts. */
 static int load_generation(struct search *q, uint64_t generation, struct nf_header **out,
 			   bool *needs_write)
 {
 	nf_auto(siblings_free) struct siblings b = { .nr = 0 };
-	bool differ = false;
+	struct nf_header *best = NULL, *h;
+	bool differ;
 
 	int r = read_siblings(q, generation, &b);
-	if (r)
-		return r;
-	for (size_t i = 0; i < b.nr; i++) {
-		r = try_unlock(q, b.h[i]);
-		if (is_about_the_object(r))
-			continue;
-		if (r)
-			return r;
-		struct nf_header *chosen = nf_steal(&b.h[i]);
-		r = merge_siblings(chosen, &b, &differ);
-		if (r) {
-			nf_header_free(chosen);
-			return r;
+	if (r == 0)
+		r = choose(q, &b, &h, &differ);
+	while (r == 0 && h) {
+		if (!best || nf_header_epoch(h) > nf_header_epoch(best)) {
+			nf_header_free(best);
+			best = h;
+			*needs_write = differ;
+		} else {
+			nf_header_free(h);
 		}
-		*out = chosen;
-		*needs_write = differ;
-		return 0;
+		r = choose(q, &b, &h, &differ);
 	}
-	return nf_fail(-NF_E_KEY_WRONG);
+	if (r) {
+		nf_header_free(best);
+		return r;
+	}
+	if (!best) {
+		note_locked(q, &b);
+		return nf_fail(-NF_E_KEY_WRONG);
+	}
+	*out = best;
+	return 0;
 }
 
 static int load_current(struct search *q, struct nf_header **out)
@@ -225,6 +273,7 @@ static int load_listed(struct search *q, struct nf_header **out, struct nf_heade
 		r = load_generation(q, strtoul(op.entries[i].name, NULL, 16), out, &found->needs_write);
 	}
 	nf_store_op_deinit(&op);
+	found->overtaken = r == 0 && is_overtaken(q, *out);
 	return r;
 }
 
@@ -285,6 +334,24 @@ static bool worth_another_name(int r)
 	       r == -NF_E_STORE_PROTOCOL || r == -NF_E_STORE_SHORT || r == -NF_E_STORE_NOT_FOUND;
 }
 
+/* Its name to NAME. */
+static int put_new(struct nf_store *s, const struct nf_header *h, void *p, size_t len, char name[NF_STORE_NAME_MAX])
+{
+	int tries = 0, r;
+
+	do {
+		uint64_t random[2];
+		nf_random(random, sizeof random);
+		snprintf(name, NF_STORE_NAME_MAX, "header/%08llx/%016llx%016llx",
+			 (unsigned long long)nf_header_generation(h),
+			 (unsigned long long)random[0], (unsigned long long)random[1]);
+		r = put(s, name, p, len);
+		if (!r)
+			r = read_back(s, name, p, len);
+	} while (worth_another_name(r) && ++tries < SAVE_TRIES);
+	return r;
+}
+
 int nf_header_store_save(struct nf_store *s, const struct nf_header *h, int *current_error)
 {
 	char name[NF_STORE_NAME_MAX];
@@ -292,24 +359,64 @@ int nf_header_store_save(struct nf_store *s, const struct nf_header *h, int *cur
 	size_t len;
 
 	int r = nf_header_encode(h, &p, &len);
-	if (r)
-		return r;
-	int tries = 0;
-	do {
-		uint64_t random[2];
-		nf_random(random, sizeof random);
-		snprintf(name, sizeof name, "header/%08llx/%016llx%016llx",
-			 (unsigned long long)nf_header_generation(h),
-			 (unsigned long long)random[0], (unsigned long long)random[1]);
-		r = put(s, name, p, len);
-		if (!r)
-			r = read_back(s, name, p, len);
-	} while (worth_another_name(r) && ++tries < SAVE_TRIES);
+	if (r == 0)
+		r = put_new(s, h, p, len, name);
 	if (r)
 		return r;
 	r = put(s, "header/current", p, len);
 	if (current_error)
 		*current_error = r;
+	return 0;
+}
+
+/* Does H, just stored, stand beside no other of its generation, or (SHARED) only beside some that its root key opens? */
+static int is_clear(struct nf_store *s, const struct nf_header *h, bool shared, bool *clear)
+{
+	uint8_t root[NF_KEY_BYTES];
+	struct nf_header_key key = { .root_key = root };
+	struct search q = { .s = s, .key = &key };
+	nf_auto(siblings_free) struct siblings b = { .nr = 0 };
+
+	int r = read_siblings(&q, nf_header_generation(h), &b);
+	if (r < 0)
+		return r;
+	nf_header_root_key(h, root);
+	*clear = shared || b.nr <= 1;
+	for (size_t i = 0; i < b.nr && shared; i++)
+		*clear = *clear && (memcmp(nf_header_volume_id(b.h[i]), nf_header_volume_id(h), NF_VOLUME_ID_BYTES) != 0 ||
+				    try_unlock(&q, b.h[i]) == 0);
+	nf_wipe(root, sizeof root);
+	return 0;
+}
+
+static void take_back(struct nf_store *s, const char *name)
+{
+	struct nf_store_op op = { .verb = NF_STORE_DELETE };
+
+	snprintf(op.name, sizeof op.name, "%s", name);
+	(void)nf_store_run(s, &op); /* where it stays, a key that opens both takes the newer epoch */
+	nf_store_op_deinit(&op);
+}
+
+int nf_header_store_save_next(struct nf_store *s, const struct nf_header *h, bool new_root)
+{
+	char name[NF_STORE_NAME_MAX];
+	nf_auto_free void *p = NULL;
+	bool clear = true;
+	size_t len;
+
+	int r = nf_header_encode(h, &p, &len);
+	if (r == 0)
+		r = put_new(s, h, p, len, name);
+	if (r)
+		return r;
+	if (!s->no_list)
+		r = is_clear(s, h, !new_root, &clear);
+	if (r || !clear) {
+		take_back(s, name);
+		return r ? r : nf_fail(-NF_E_STORE_BUSY);
+	}
+	(void)put(s, "header/current", p, len); /* where it can be listed, nobody looks at it */
 	return 0;
 }
 
@@ -324,8 +431,22 @@ int nf_header_pin_of(const struct nf_header *h, struct nf_header_pin *out)
 		return r;
 	memcpy(pin.volume_id, nf_header_volume_id(h), sizeof pin.volume_id);
 	pin.generation = nf_header_generation(h);
+	pin.epoch = nf_header_epoch(h);
+	r = nf_header_epoch_commitment(h, pin.epoch, pin.epoch_commitment);
+	if (r)
+		return r;
 	*out = pin;
 	return 0;
+}
+
+/* H has another root key than was remembered: was it made by one who held the ring? */
+static bool is_successor(const struct nf_header_pin *pin, const struct nf_header *h)
+{
+	uint8_t shown[32];
+
+	return pin->epoch && nf_header_epoch(h) > pin->epoch && nf_header_generation(h) > pin->generation &&
+	       nf_header_epoch_commitment(h, pin->epoch, shown) == 0 &&
+	       nf_equal_ct(pin->epoch_commitment, shown, sizeof shown);
 }
 
 int nf_header_pin_check(const struct nf_header_pin *pin, const struct nf_header *h)
@@ -336,7 +457,7 @@ int nf_header_pin_check(const struct nf_header_pin *pin, const struct nf_header 
 	if (r)
 		return r;
 	if (memcmp(pin->volume_id, now.volume_id, sizeof now.volume_id) != 0 ||
-	    !nf_equal_ct(pin->commitment, now.commitment, sizeof now.commitment))
+	    (!nf_equal_ct(pin->commitment, now.commitment, sizeof now.commitment) && !is_successor(pin, h)))
 		return nf_fail(-NF_E_HEADER_FOREIGN);
 	if (now.generation < pin->generation)
 		return nf_fail(-NF_E_HEADER_ROLLBACK);

@@ -21,6 +21,9 @@ struct nf_header_key {
 struct nf_header_found {
 	bool needs_write; /* a merge of headers that differed: ought to be saved as the next generation */
 	bool newest;      /* of the highest generation that the store shows */
+	/* A generation above it has a well-formed header of this vault that does not open: the vault has new keys
+	 * (`key rekey`), of which the one at hand is none. */
+	bool overtaken;
 };
 
 /* Reads the header of the highest generation that opens, merged with the others of its
@@ -35,16 +38,24 @@ int nf_header_store_load(struct nf_store *s, const struct nf_header_key *key,
  * failure is not the call's, since stores that list never look at it. */
 int nf_header_store_save(struct nf_store *s, const struct nf_header *h, int *current_error);
 
+/* Saves H, a changed header, as its generation; NEW_ROOT: it has a new root key.  -NF_E_STORE_BUSY: somebody else wrote one of
+ * that generation under another root key (with NEW_ROOT: any) at the same time; ours was taken away again.  So of a new
+ * root key and another change at once at most one stays; changes under one root key are merged. */
+int nf_header_store_save_next(struct nf_store *s, const struct nf_header *h, bool new_root);
+
 /* What a device remembers of its vault. */
 struct nf_header_pin {
 	uint8_t volume_id[NF_VOLUME_ID_BYTES];
 	uint64_t generation;
 	uint8_t commitment[32]; /* nf_header_commitment() */
+	uint32_t epoch;         /* the newest; 0: not remembered */
+	uint8_t epoch_commitment[32];
 };
 /* The pin that an unlocked header, read back from the store, sets. */
 int nf_header_pin_of(const struct nf_header *h, struct nf_header_pin *out);
 /* Whether a device that remembers PIN may use H: -NF_E_HEADER_FOREIGN for another volume or root
- * key, -NF_E_HEADER_ROLLBACK for a lower generation. */
+ * key, -NF_E_HEADER_ROLLBACK for a lower generation.  Another root key of a higher generation is taken if the ring under
+ * it has a newer epoch beside the one remembered: only who held that one can have made it (`key rekey`). */
 int nf_header_pin_check(const struct nf_header_pin *pin, const struct nf_header *h);
 
 #endif

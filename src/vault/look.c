@@ -36,6 +36,7 @@ int nf_look_new(struct nf_store *store, struct nf_ring *ring, struct nf_fetch *f
 		return nf_fail(-ENOMEM);
 	l->store = store;
 	l->fetch = fetch;
+	l->epoch = nf_ring_newest(ring);
 	nf_avl_init(&l->names, NULL);
 	l->codec = nf_codec_get(ring);
 	if (!l->codec) {
@@ -295,6 +296,7 @@ int nf_look(struct nf_look *l, struct nf_look_result *out)
 		return r;
 	for (struct nf_look_entry *e = nf_look_first(l); e; e = nf_look_next(e))
 		res.nr_unreadable += e->listed && !e->readable && !e->by;
+	res.newer_epoch = l->newer_epoch;
 	res.leaves = l->leaves.v;
 	res.nr_leaves = l->leaves.nr;
 	res.server_date_s = l->date_s;

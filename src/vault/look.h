@@ -21,6 +21,7 @@ struct nf_look_result {
 	int64_t server_date_s;
 	size_t nr_listed;
 	size_t nr_unreadable; /* of those that had to be read */
+	bool newer_epoch;     /* one of them says it is sealed under a newer epoch than the ring holds */
 };
 /* Blocks.  -NF_E_STORE_BUSY if heads vanish under it again and again.  On a store without listing: `hint`, then the heads it leads to.  0 leaves is a vault without heads. */
 int nf_look(struct nf_look *l, struct nf_look_result *out);

@@ -33,11 +33,13 @@ struct nf_leaf_set {
 struct nf_look {
 	struct nf_store *store;
 	struct nf_codec *codec;
+	uint32_t epoch; /* the ring's newest */
 	struct nf_fetch *fetch; /* NULL: trees are not read */
 	struct nf_avl names;
 	struct nf_leaf_set leaves;
 	uint64_t pass;  /* listings read so far */
 	unsigned gets;  /* of this look */
+	bool newer_epoch; /* a head read in this look says it is sealed under one */
 	bool lost;      /* a name of this listing was gone when it was asked for */
 	int64_t date_s; /* of the last listing */
 };

@@ -38,8 +38,8 @@ static bool may_prune(const struct nf_look *l, const struct nf_look_entry *e, in
 		return nf_look_is_older(l, e, age_s) && is_superseded(old, &e->head);
 	if (e->by)
 		return nf_look_is_older(l, e, age_s) && is_contained(old, &e->by->head);
-	/* Asked for just now: what was passed over may be a leaf. */
-	return e->tried == l->pass && nf_look_is_older(l, e, NF_MAX(age_s, (int64_t)UNREADABLE_GRACE_S));
+	/* Asked for just now: what was passed over may be a leaf.  What is under keys we do not have is not ours to judge. */
+	return !l->newer_epoch && e->tried == l->pass && nf_look_is_older(l, e, NF_MAX(age_s, (int64_t)UNREADABLE_GRACE_S));
 }
 
 static int delete_head(struct nf_look *l, const struct nf_look_entry *e)

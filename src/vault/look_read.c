@@ -90,6 +90,8 @@ static int end_read(struct nf_look *l, struct read *rd)
 		e->readable = true;
 		memcpy(e->id.tag, e->head.id.tag, sizeof e->id.tag);
 		nf_look_cover_parents(l, e);
+	} else if (rd->op.error == 0 && nf_head_epoch(rd->buf, rd->op.transferred_bytes) > l->epoch) {
+		l->newer_epoch = true;
 	} else if (r == -NF_E_STORE_NOT_FOUND) {
 		e->listed = false; /* pruned since the listing */
 		l->lost = true;
@@ -185,6 +187,7 @@ int nf_look_read(struct nf_look *l)
 	unsigned batch = 1;
 	int r = 0;
 
+	l->newer_epoch = false;
 	l->pass++;
 	nf_look_settle(l);
 	while (r == 0 && l->gets < GETS_MAX && count_fresh(l) > FEW) {

@@ -291,6 +291,7 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	v->store = o->store;
 	v->meet = o->meet;
 	v->meet_ctx = o->meet_ctx;
+	v->unmet = o->meet && o->unmet;
 	v->link = nf_store_is_link(o->store) ? o->store : NULL;
 	v->files = o->files ? o->files : &nf_file_real;
 	v->host = strdup(o->host ? o->host : host);
@@ -416,7 +417,7 @@ int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
 	if (r == 0 && s.base.id.seq == 0)
 		r = remember(v);
 	/* A server that has not answered yet is not waited for: the committer goes on from here. */
-	if (r == 0 && (!v->link || v->no_threads || !v->meet || is_connected(v)))
+	if (r == 0 && (!v->link || v->no_threads || !v->unmet || is_connected(v)))
 		r = first_turn(v);
 	v->fixed = o->snapshot != NULL;
 	if (r == 0 && v->fixed)

@@ -46,9 +46,11 @@ struct nf_vault_options {
 	const char *expect;           /* fingerprint the first head must have; NULL */
 	const struct nf_gc_options *gc; /* what `foliofs gc` keeps, unless told otherwise; NULL: nf_gc_defaults() */
 	uint64_t gc_every_ms;         /* how often it runs by itself when nothing else does; 0: never.  Never if `manual` */
-	/* Called (it may block) before the first exchange with the store and again until it returns 0; NULL. */
+	/* Are the keys still those of the vault?  It may block; NULL.  Called when a head says that it is sealed under a newer
+	 * epoch, and with `unmet` before the first exchange with the store and again until it returns 0. */
 	int (*meet)(void *ctx, struct nf_store *store);
 	void *meet_ctx;
+	bool unmet; /* the header is a remembered one */
 	const char *host;             /* for conflict names; NULL: gethostname */
 };
 

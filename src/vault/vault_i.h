@@ -175,7 +175,8 @@ struct nf_vault {
 	/* I */
 	struct nf_store *store;
 	struct nf_store *link;     /* the same, if it is a link */
-	int (*meet)(void *ctx, struct nf_store *store); /* the committer's; NULL: done */
+	int (*meet)(void *ctx, struct nf_store *store); /* I */
+	bool unmet; /* the committer's: to be called before anything else */
 	void *meet_ctx;
 	struct nf_cache *cache;
 	struct nf_aio *aio;

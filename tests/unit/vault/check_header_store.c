@@ -100,6 +100,17 @@ static int run_list(struct nf_store_op *op)
 	return op->nr_entries ? 0 : -NF_E_STORE_NOT_FOUND;
 }
 
+static int run_delete(struct nf_store_op *op)
+{
+	struct object *o = find(op->name);
+
+	if (!o)
+		return -NF_E_STORE_NOT_FOUND;
+	free(o->p);
+	*o = objects[--nr_objects];
+	return 0;
+}
+
 int nf_store_run(struct nf_store *s, struct nf_store_op *op)
 {
 	ck_assert_ptr_eq(s, &store);
@@ -110,8 +121,9 @@ int nf_store_run(struct nf_store *s, struct nf_store_op *op)
 		return run_put(op);
 	case NF_STORE_LIST:
 		return run_list(op);
-	case NF_STORE_STAT:
 	case NF_STORE_DELETE:
+		return run_delete(op);
+	case NF_STORE_STAT:
 	case NF_STORE_VERB_NR:
 		break;
 	}
@@ -421,10 +433,82 @@ START_TEST(a_pin_refuses_other_vaults_root_keys_and_older_generations)
 	nf_header_set_generation(foreign, 9);
 	ck_assert_int_eq(nf_header_pin_check(&pin, foreign), -NF_E_HEADER_FOREIGN);
 	nf_header_set_generation(h, 9);
-	ck_assert_int_eq(nf_header_rekey(h), 0);
-	ck_assert_int_eq(nf_header_pin_check(&pin, h), -NF_E_HEADER_FOREIGN);
 	nf_header_free(h);
 	nf_header_free(foreign);
+}
+END_TEST
+
+START_TEST(a_new_root_key_is_taken_from_who_held_the_ring_and_only_so)
+{
+	struct nf_header *h = vault(), *stranger = vault();
+	struct nf_header_pin pin, of_stranger;
+
+	ck_assert_int_eq(nf_header_pin_of(h, &pin), 0);
+	ck_assert_int_eq(nf_header_pin_of(stranger, &of_stranger), 0);
+	ck_assert_int_eq(nf_header_rekey(h), 0);
+	/* Not of the generation that is remembered. */
+	ck_assert_int_eq(nf_header_pin_check(&pin, h), -NF_E_HEADER_FOREIGN);
+	nf_header_set_generation(h, pin.generation + 1);
+	ck_assert_int_eq(nf_header_pin_check(&pin, h), 0);
+	/* A ring made by somebody else, and a pin from before epochs were remembered. */
+	memcpy(of_stranger.volume_id, pin.volume_id, sizeof pin.volume_id);
+	ck_assert_int_eq(nf_header_pin_check(&of_stranger, h), -NF_E_HEADER_FOREIGN);
+	pin.epoch = 0;
+	ck_assert_int_eq(nf_header_pin_check(&pin, h), -NF_E_HEADER_FOREIGN);
+	nf_header_free(h);
+	nf_header_free(stranger);
+}
+END_TEST
+
+static struct nf_header *copy_of(const struct nf_header *h)
+{
+	uint8_t root[NF_KEY_BYTES];
+	struct nf_header *c;
+	size_t len;
+	void *p;
+
+	ck_assert_int_eq(nf_header_encode(h, &p, &len), 0);
+	ck_assert_int_eq(nf_header_decode(p, len, &c), 0);
+	free(p);
+	nf_header_root_key(h, root);
+	ck_assert_int_eq(nf_header_unlock_root(c, root), 0);
+	return c;
+}
+
+START_TEST(of_a_new_root_key_and_another_change_at_once_at_most_one_stays)
+{
+	struct nf_header *h = vault(), *rekeyed = copy_of(h), *changed = copy_of(h), *out;
+	uint8_t old_root[NF_KEY_BYTES], new_root[NF_KEY_BYTES];
+	struct nf_header_found found;
+
+	nf_header_root_key(h, old_root);
+	ck_assert_int_eq(nf_header_rekey(rekeyed), 0);
+	ck_assert_int_eq(nf_header_slot_add(rekeyed, &other, NULL, "new", NULL), 0);
+	nf_header_root_key(rekeyed, new_root);
+	nf_header_set_generation(rekeyed, 2);
+	nf_header_set_generation(changed, 2);
+	ck_assert_int_eq(nf_header_store_save(&store, h, NULL), 0);
+	ck_assert_int_eq(nf_header_store_save_next(&store, rekeyed, true), 0);
+	ck_assert_int_eq(nf_header_store_save_next(&store, changed, false), -NF_E_STORE_BUSY);
+	ck_assert_int_eq(nf_header_store_save_next(&store, rekeyed, true), -NF_E_STORE_BUSY);
+	struct nf_header_key by_new = { .root_key = new_root }, by_old = { .root_key = old_root };
+	ck_assert_int_eq(nf_header_store_load(&store, &by_new, &out, &found), 0);
+	ck_assert(found.newest && !found.overtaken);
+	ck_assert_uint_eq(nf_header_generation(out), 2);
+	ck_assert_uint_eq(nf_header_epoch(out), 2);
+	nf_header_free(out);
+	/* The key of before opens only what was before, and is told. */
+	ck_assert_int_eq(nf_header_store_load(&store, &by_old, &out, &found), 0);
+	ck_assert(found.overtaken);
+	ck_assert_uint_eq(nf_header_epoch(out), 1);
+	nf_header_free(out);
+	/* Under one root key both stay. */
+	nf_header_set_generation(rekeyed, 3);
+	ck_assert_int_eq(nf_header_store_save_next(&store, rekeyed, false), 0);
+	ck_assert_int_eq(nf_header_store_save_next(&store, rekeyed, false), 0);
+	nf_header_free(h);
+	nf_header_free(rekeyed);
+	nf_header_free(changed);
 }
 END_TEST
 
@@ -444,6 +528,8 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, what_cannot_be_read_back_was_not_saved);
 	tcase_add_test(tc, hostile_listings_cost_a_bounded_number_of_reads);
 	tcase_add_test(tc, a_pin_refuses_other_vaults_root_keys_and_older_generations);
+	tcase_add_test(tc, a_new_root_key_is_taken_from_who_held_the_ring_and_only_so);
+	tcase_add_test(tc, of_a_new_root_key_and_another_change_at_once_at_most_one_stays);
 }
 
 NF_SUITE("vault/header_store")
