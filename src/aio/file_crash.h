@@ -22,7 +22,11 @@
  *         NF_CRASH_KEEP_NAMES  all names, no data
  *         NF_CRASH_KEEP_DATA   all data, no names
  *         NF_CRASH_RANDOM..    each operation by itself; with odd seeds the names
- *                              as a journaling file system keeps them: a prefix
+ *                              as a journaling file system keeps them: a prefix;
+ *                              those that leave 2 when divided by 4 keep everything
+ *                              but one write, of which the first sector is there
+ *                              and the rest zeros (one of more than a sector, if
+ *                              any is not durable)
  *
  * Besides, it can be full and it can fail.  A write that fails may have written
  * its first half.  After a failed fdatasync the file's data so far never becomes
@@ -45,6 +49,9 @@ enum {
 	NF_CRASH_KEEP_NAMES,
 	NF_CRASH_KEEP_DATA,
 	NF_CRASH_RANDOM, /* this and all above */
+	/* SEED % KINDS of random ones. */
+	NF_CRASH_KINDS = 4,
+	NF_CRASH_SPOILS = 2,
 };
 
 enum nf_crash_kind {

@@ -64,6 +64,11 @@ static void look_ahead_locked(struct nf_crash *c)
 	free(next);
 }
 
+static uint64_t first_sector_bytes(const struct nf_crash_op *op)
+{
+	return NF_MIN((uint64_t)op->len, NF_CT_SECTOR - op->offset % NF_CT_SECTOR);
+}
+
 /* Some of the sectors of a write, each by itself. */
 static void apply_torn(struct nf_ct *t, const struct nf_crash_op *op, struct nf_prng *rng)
 {
@@ -92,11 +97,35 @@ static void apply_maybe(struct nf_ct *t, const struct nf_crash_op *op, struct nf
 		nf_ct_write(t, op->ino, op->offset, NULL, (size_t)op->len);
 }
 
+/* The first of its sectors, and no more. */
+static void apply_first_sector(struct nf_ct *t, const struct nf_crash_op *op)
+{
+	nf_ct_write(t, op->ino, op->offset, op->data, (size_t)first_sector_bytes(op));
+	nf_ct_write(t, op->ino, op->offset + first_sector_bytes(op), NULL, (size_t)(op->len - first_sector_bytes(op)));
+}
+
 struct choice {
 	uint64_t seed;
 	struct nf_prng rng;
 	size_t names_until; /* names before this number are kept */
+	size_t spoilt;      /* this write in part, all else as it was; SIZE_MAX: not so */
 };
+
+/* One of the writes that are not durable, of more than a sector: what comes after it in the same file looks as if it were
+ * there. */
+static size_t choose_spoilt_locked(struct nf_crash *c, size_t seen, size_t nr, struct nf_prng *rng)
+{
+	size_t found = SIZE_MAX;
+	uint64_t so_far = 0;
+
+	for (size_t i = 0; i < seen; i++) {
+		const struct nf_crash_op *op = &c->log[i];
+		if (op->kind == NF_CRASH_WRITE && c->durable_at[i] > nr && op->len > first_sector_bytes(op) &&
+		    nf_prng_below(rng, ++so_far) == 0)
+			found = i;
+	}
+	return found;
+}
 
 static void apply_one(struct nf_ct *t, const struct nf_crash_op *op, size_t i, bool durable,
 		      struct choice *ch)
@@ -108,7 +137,9 @@ static void apply_one(struct nf_ct *t, const struct nf_crash_op *op, size_t i, b
 	/* An inode is there also when no name leads to it. */
 	if (op->kind == NF_CRASH_CREATE || op->kind == NF_CRASH_MKDIR)
 		nf_ct_make(t, op->ino, op->kind == NF_CRASH_MKDIR);
-	if (durable || ch->seed == NF_CRASH_KEEP_ALL ||
+	if (!durable && i == ch->spoilt)
+		apply_first_sector(t, op);
+	else if (durable || ch->spoilt != SIZE_MAX || ch->seed == NF_CRASH_KEEP_ALL ||
 	    ch->seed == (data ? NF_CRASH_KEEP_DATA : NF_CRASH_KEEP_NAMES))
 		nf_crash_apply(t, op);
 	else if (ch->seed < NF_CRASH_RANDOM)
@@ -122,7 +153,7 @@ static void apply_one(struct nf_ct *t, const struct nf_crash_op *op, size_t i, b
 int nf_crash_image(struct nf_crash *c, uint64_t n, uint64_t seed, struct nf_crash **out)
 {
 	struct nf_ct t;
-	struct choice ch = { .seed = seed };
+	struct choice ch = { .seed = seed, .spoilt = SIZE_MAX };
 
 	nf_lock_take(&c->lock);
 	size_t nr = (size_t)NF_MIN(n, (uint64_t)c->nr_ops);
@@ -131,6 +162,8 @@ int nf_crash_image(struct nf_crash *c, uint64_t n, uint64_t seed, struct nf_cras
 	look_ahead_locked(c);
 	nf_prng_seed(&ch.rng, nf_mix64(seed) + n);
 	ch.names_until = nf_prng_below(&ch.rng, seen + 1);
+	if (seed >= NF_CRASH_RANDOM && seed % NF_CRASH_KINDS == NF_CRASH_SPOILS)
+		ch.spoilt = choose_spoilt_locked(c, seen, nr, &ch.rng);
 	/* A prefix that is kept holds all that is durable. */
 	for (size_t i = 0; i < seen; i++)
 		if (is_name(&c->log[i]) && c->durable_at[i] <= nr)

@@ -305,20 +305,20 @@ static void shelved(struct pw *w)
 			pw_rename(w, fmt("/n%", i - 1), fmt("/n%", i));
 		}
 		if (i % 2)
-			ck_assert_int_eq(nf_settle(w->m.v), 0);
+			(void)pw_did(w, nf_settle(w->m.v));
 	}
-	ck_assert_uint_gt(w->m.v->nr_shelf, 2);
+	ck_assert(w->may_fail || w->m.v->nr_shelf > 2);
 	pw_fsync_dir(w, "/d");
 	/* Some of it is published; what comes then is shelved beside. */
 	ck_assert_int_eq(nf_vault_hold(w->m.v, false), 0);
-	ck_assert_int_eq(nf_commit_turn(w->m.v, true), 0);
+	(void)pw_did(w, nf_commit_turn(w->m.v, true));
 	for (int i = 0; i < 5; i++)
 		pw_write(w, fmt("/d/g%", i), 0, 300);
-	ck_assert_int_eq(nf_settle(w->m.v), 0);
-	ck_assert_uint_gt(w->m.v->nr_shelf, 2);
+	(void)pw_did(w, nf_settle(w->m.v));
+	ck_assert(w->may_fail || w->m.v->nr_shelf > 2);
 	pw_fsync(w, "/d/g4");
 	pw_sync(w);
-	ck_assert_uint_eq(w->m.v->nr_shelf, 0);
+	ck_assert(w->may_fail || w->m.v->nr_shelf == 0);
 	pw_write(w, "/d/f4", 0, 100);
 	pw_fsync(w, "/d/f4");
 	pw_sync(w);
@@ -404,6 +404,7 @@ static const struct work {
 	void (*run)(struct pw *w);
 	bool linked, threads, fills;
 	uint8_t block_shift;
+	uint8_t spoilt; /* cut_everywhere() */
 	size_t shelve_bytes;
 } works[] = {
 	{ .name = "small files", .fills = true, .run = small_files },
@@ -413,7 +414,7 @@ static const struct work {
 	{ .name = "large file", .fills = true, .run = large_file, .block_shift = 16 },
 	{ .name = "truncate", .fills = true, .run = truncates },
 	{ .name = "offline hours", .fills = true, .run = offline_hours, .linked = true },
-	{ .name = "shelved", .run = shelved, .linked = true, .shelve_bytes = 900 },
+	{ .name = "shelved", .fills = true, .run = shelved, .linked = true, .spoilt = 3, .shelve_bytes = 900 },
 	{ .name = "snapshots and gc", .run = snapshots_and_gc },
 	{ .name = "commits beside", .run = beside, .threads = true },
 	{ .name = "comes and goes", .run = comes_and_goes },
@@ -640,8 +641,9 @@ static uint64_t number(const char *name, uint64_t usual)
 	return s && *s ? strtoull(s, NULL, 0) : usual;
 }
 
-/* Which of the seeds at this cut: three in turn of the four extreme ones and of the random ones. */
-static void cut_everywhere(struct pw *w, uint64_t step, uint64_t base, bool all, struct sums *sum)
+/* Which of the seeds at this cut: three in turn of the four extreme ones and of the random ones; and SPOILT times all but one write,
+ * for what marks of the journal that were not synced rest on. */
+static void cut_everywhere(struct pw *w, uint64_t step, uint64_t base, bool all, uint64_t spoilt, struct sums *sum)
 {
 	uint64_t nr = nf_crash_nr_ops(w->disk);
 
@@ -652,6 +654,10 @@ static void cut_everywhere(struct pw *w, uint64_t step, uint64_t base, bool all,
 			now.n = n;
 			now.seed = seed < NF_CRASH_RANDOM ? seed : base + n * 100 + seed;
 			cut_here(w, all || (n / step + k) % 8 == 0, sum);
+		}
+		for (uint64_t k = 0; k < spoilt; k++) {
+			now.seed = NF_CRASH_KINDS * (base + n * 100 + k) + NF_CRASH_SPOILS;
+			cut_here(w, false, sum);
 		}
 		sum->points++;
 	}
@@ -675,7 +681,7 @@ START_TEST(what_was_promised_survives_a_power_cut_at_every_operation)
 		struct pw *w = calloc(1, sizeof *w);
 		now = (struct cut){ .work = k->name };
 		run_work(w, k, base + (uint64_t)_i, keep);
-		cut_everywhere(w, number("NF_CRASH_STEP", everywhere ? 1 : STEP), base, everywhere, &sum);
+		cut_everywhere(w, number("NF_CRASH_STEP", everywhere ? 1 : STEP), base, everywhere, k->spoilt, &sum);
 		pw_deinit(w);
 		nf_crash_free(w->disk);
 		free(w);
@@ -757,6 +763,7 @@ START_TEST(what_was_promised_survives_a_full_disk_at_every_allocation)
 		return;
 	ck_assert_int_eq(nf_header_new(&header), 0);
 	block_shift = k->block_shift ? k->block_shift : 12;
+	shelve_bytes = k->shelve_bytes;
 	for (size_t t = 0; t < NF_ARRAY_LEN(times); t++)
 		for (uint64_t nth = seed % step + t; fill_here(k, nth, times[t], seed + (uint64_t)_i, &sum); nth += step)
 			;

@@ -172,6 +172,43 @@ START_TEST(unsynced_writes_are_torn_at_sectors_and_dropped_out_of_order)
 }
 END_TEST
 
+START_TEST(some_seeds_spoil_one_write_and_keep_the_others)
+{
+	enum { SIZE = 1500 };
+	struct nf_crash *c;
+	static char a[SIZE];
+	unsigned spoilt[4] = { 0 };
+
+	memset(a, 'a', sizeof a);
+	ck_assert_int_eq(nf_crash_new(&c), 0);
+	const struct nf_file_ops *o = nf_crash_ops(c);
+	struct nf_file *f = open_at(c, "f", O_RDWR | O_CREAT);
+	for (uint64_t i = 0; i < 4; i++)
+		ck_assert_int_eq(o->pwrite(f, a, sizeof a, SIZE * i), 0);
+	for (uint64_t seed = NF_CRASH_KINDS + NF_CRASH_SPOILS; seed < 400; seed += NF_CRASH_KINDS) {
+		struct nf_crash *i = image(c, 99, seed);
+		void *p;
+		size_t len;
+		unsigned found = 0;
+		ck_assert_int_eq(nf_file_slurp(nf_crash_ops(i), "f", 9999, &p, &len), 0);
+		ck_assert_uint_eq(len, 4 * SIZE);
+		for (unsigned k = 0; k < 4; k++) {
+			bool whole = !memcmp((char *)p + SIZE * k, a, SIZE);
+			ck_assert_int_eq(*((char *)p + SIZE * k), 'a');
+			found += !whole;
+			spoilt[k] += !whole;
+		}
+		ck_assert_uint_eq(found, 1);
+		free(p);
+		nf_crash_free(i);
+	}
+	for (unsigned k = 0; k < 4; k++)
+		ck_assert_uint_gt(spoilt[k], 5);
+	o->close(f);
+	nf_crash_free(c);
+}
+END_TEST
+
 START_TEST(the_same_seed_gives_the_same_disk_and_an_image_can_crash_again)
 {
 	struct nf_crash *c;
@@ -312,6 +349,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, data_without_a_synced_name_and_names_without_synced_data_may_go);
 	tcase_add_test(tc, a_rename_is_atomic_and_durable_after_its_directory);
 	tcase_add_test(tc, unsynced_writes_are_torn_at_sectors_and_dropped_out_of_order);
+	tcase_add_test(tc, some_seeds_spoil_one_write_and_keep_the_others);
 	tcase_add_test(tc, the_same_seed_gives_the_same_disk_and_an_image_can_crash_again);
 	tcase_add_test(tc, data_of_a_failed_sync_is_not_made_durable_by_the_next);
 	tcase_add_test(tc, a_full_disk_takes_what_fits_and_gives_room_back);
