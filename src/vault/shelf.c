@@ -7,13 +7,14 @@
 #include "base/trace.h"
 #include "vault/layer_priv.h"
 #include "vault/split.h"
+#include "vault/thin.h"
 
 #include <inttypes.h>
 #include <malloc.h>
 #include <sys/uio.h>
 
 /* Operations and nodes together are hardly more than so many times the operations. */
-enum { ROOM_SHARE = 8, AGAIN_MS = 1000 };
+enum { ROOM_SHARE = 8, AGAIN_MS = 1000, ALL_STEPS = 4 };
 
 /* --- the list ----------------------------------------------------------------------------- */
 
@@ -48,6 +49,10 @@ void nf_shelf_free(struct nf_vault *v)
 {
 	free(v->shelf);
 	free(v->shelf_keys);
+	free(v->gone);
+	v->gone = NULL;
+	v->nr_gone = 0;
+	v->thinned_seq = 0;
 	v->shelf = NULL;
 	v->shelf_keys = NULL;
 	v->nr_shelf = v->nr_shelf_keys = v->cap_shelf_keys = 0;
@@ -259,7 +264,8 @@ static int shelve_frozen(struct nf_vault *v)
 	return r;
 }
 
-static int shelve_part(struct nf_vault *v)
+/* ALL: also where nothing is left then. */
+static int shelve_part(struct nf_vault *v, bool all)
 {
 	struct nf_part lo = { 0 }, hi = { 0 };
 	struct nf_shelved s = { 0 };
@@ -271,7 +277,7 @@ static int shelve_part(struct nf_vault *v)
 	s.base = *nf_vault_root(v);
 	s.oldest_ns = e->oldest_ns ? e->oldest_ns : nf_clock_ns();
 	nf_lock_drop(&v->ns);
-	if (!upto || upto == len)
+	if (!upto || (upto == len && !all))
 		return nf_fail(-EAGAIN);
 	int r = nf_part_init(v, &lo, e, s.seq, &s.base, NULL);
 	if (r == 0)
@@ -297,8 +303,12 @@ static int shelve_part(struct nf_vault *v)
 	if (r == 0)
 		r = nf_shelf_add(v, &s);
 	if (r == 0) {
+		/* What came meanwhile may name blocks of older segments. */
+		hi.e->min_segment = NF_MIN(hi.e->min_segment, v->current->min_segment);
 		hi.e->base_root = s.root;
 		hi.e->reset = true;
+		if (!hi.e->ops.len)
+			hi.e->oldest_ns = 0;
 		nf_part_follow(v, s.seq, s.seq + 1);
 		nf_epoch_free(v->current);
 		v->current = nf_steal(&hi.e);
@@ -310,8 +320,8 @@ static int shelve_part(struct nf_vault *v)
 	return r;
 }
 
-/* One step. 1: there may be more. */
-static int shelve_some(struct nf_vault *v)
+/* One step. 1: there may be more.  ALL: of whatever there is. */
+static int shelve_some(struct nf_vault *v, bool all)
 {
 	int r = nf_vault_journal(v, false);
 
@@ -321,7 +331,7 @@ static int shelve_some(struct nf_vault *v)
 	while (v->journaling)
 		nf_cond_wait(&v->changed, &v->ns);
 	const struct nf_epoch *below = nf_epoch_below(v);
-	bool due = nf_shelf_is_due(v) && !(below && below->undrained);
+	bool due = (all ? v->current->ops.len > 0 : nf_shelf_is_due(v)) && !(below && below->undrained);
 	v->journaling = due;
 	nf_lock_drop(&v->ns);
 	if (!due)
@@ -331,7 +341,7 @@ static int shelve_some(struct nf_vault *v)
 	if (v->room && !nf_room_take(v->room, NF_ROOM_WRITE, room_bytes)) {
 		r = nf_fail(-ENOSPC);
 	} else {
-		r = below ? shelve_frozen(v) : shelve_part(v);
+		r = below ? shelve_frozen(v) : shelve_part(v, all);
 		if (v->room)
 			nf_room_give(v->room, room_bytes);
 	}
@@ -350,7 +360,7 @@ void nf_shelve(struct nf_vault *v)
 	int r = due;
 
 	while (r == 1)
-		r = shelve_some(v);
+		r = shelve_some(v, false);
 	if (due)
 		(void)malloc_trim(0); /* layers are many small pieces */
 	/* -EAGAIN: all of it is one operation, a dot by itself when it is cut. */
@@ -364,7 +374,7 @@ void nf_shelve(struct nf_vault *v)
 
 /* --- and out of it -------------------------------------------------------------------------- */
 
-static int read_ops(struct nf_vault *v, const struct nf_shelved *s, void **out, struct nf_delta *d)
+int nf_shelf_ops(struct nf_vault *v, const struct nf_shelved *s, void **out, struct nf_delta *d)
 {
 	struct nf_journal_pos pos = { nf_ref_local_segment(&s->ops.pack), s->ops.offset_bytes };
 	struct nf_seal_id id = { .type = NF_SEAL_DELTA, .birth = s->seq, .index = v->writer };
@@ -390,15 +400,34 @@ static int read_ops(struct nf_vault *v, const struct nf_shelved *s, void **out, 
 	return 0;
 }
 
+/* What of the shelf is not to be sent is known.  Before the first dot all there is shelved, so that removals since count. */
+static int thin(struct nf_vault *v)
+{
+	/* What cannot be, and what comes meanwhile, is sent by itself, later. */
+	for (int i = 0; !v->thinned_seq && i < ALL_STEPS; i++)
+		if (shelve_some(v, true) != 1)
+			break;
+	/* All dots are read for it: not again until half of them are new. */
+	uint64_t newer = v->shelf[v->nr_shelf - 1].seq - v->thinned_seq;
+	return !v->thinned_seq || 2 * newer >= v->nr_shelf + 1 ? nf_thin_find(v) : 0;
+}
+
 int nf_unshelve(struct nf_vault *v)
 {
 	nf_auto_free void *plain = NULL;
+	nf_auto(nf_buf_deinit) struct nf_buf thinned = NF_BUF_INIT;
 	struct nf_epoch *e = NULL;
 	struct nf_delta d;
 
 	NF_ASSERT(!v->frozen && v->nr_shelf);
+	int r = thin(v);
+	nf_lock_take(&v->ns);
 	const struct nf_shelved s = v->shelf[0];
-	int r = read_ops(v, &s, &plain, &d);
+	nf_lock_drop(&v->ns);
+	if (r == 0)
+		r = nf_shelf_ops(v, &s, &plain, &d);
+	if (r == 0)
+		r = nf_thin_ops(v, &s, &d, &thinned);
 	if (r == 0)
 		r = nf_epoch_new(s.seq, &v->base.root, &e);
 	if (r < 0)

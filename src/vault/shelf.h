@@ -30,7 +30,8 @@
 void nf_shelve(struct nf_vault *v);
 /* Is there enough in memory for it? */
 bool nf_shelf_is_due(const struct nf_vault *v) NF_REQUIRES(v->ns);
-/* The oldest dot becomes the frozen epoch, on v->base. */
+/* The oldest dot becomes the frozen epoch, on v->base, without what the others removed again (thin.h); before the first one goes
+ * the current epoch's operations are shelved too, as what they remove counts. */
 int nf_unshelve(struct nf_vault *v);
 /* nf_vault_root(), of who has not the lock. */
 struct nf_ref nf_shelf_root(struct nf_vault *v);
@@ -39,6 +40,8 @@ int nf_shelf_note_keys(struct nf_vault *v, const struct nf_key *keys, size_t nr)
 int nf_shelf_note_layer(struct nf_vault *v, const struct nf_layer *l);
 /* Dots up to SEQ are in the base.  With the last one the view stands on the base again. */
 void nf_shelf_drop(struct nf_vault *v, uint64_t seq) NF_REQUIRES(v->ns);
+/* Reads the operations of a dot: into D, which borrows from *OUT (the caller's). */
+int nf_shelf_ops(struct nf_vault *v, const struct nf_shelved *s, void **out, struct nf_delta *d);
 /* NULL: no such dot. */
 const struct nf_shelved *nf_shelf_find(const struct nf_vault *v, uint64_t seq);
 int nf_shelf_add(struct nf_vault *v, const struct nf_shelved *s);

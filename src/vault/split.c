@@ -30,9 +30,11 @@ int nf_part_init(struct nf_vault *v, struct nf_part *p, const struct nf_epoch *o
 
 	if (r < 0)
 		return r;
+	nf_lock_take(&v->ns);
 	p->e->first_segment = old->first_segment;
 	p->e->min_segment = old->min_segment;
 	p->e->oldest_ns = old->oldest_ns;
+	nf_lock_drop(&v->ns);
 	p->a = (struct nf_apply){
 		.view = { .nodes = v->nodes, .base = *root, .layers = { p->e->layer, below } },
 		.layer = p->e->layer, .ring = v->ring, .dot = { v->writer, seq }, .host = v->host,
@@ -119,6 +121,8 @@ static void exchange(struct nf_vault *v, struct nf_part *lo, struct nf_part *hi,
 {
 	struct nf_epoch *old = v->current;
 
+	/* What came meanwhile may name blocks of older segments. */
+	hi->e->min_segment = NF_MIN(hi->e->min_segment, old->min_segment);
 	lo->e->journaled_bytes = lo->e->ops.len;
 	lo->e->split_at = nr;
 	hi->e->reset = true;

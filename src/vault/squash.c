@@ -435,6 +435,16 @@ static int cmp_u64(const void *pa, const void *pb)
 	return (*a > *b) - (*a < *b);
 }
 
+struct nf_op nf_squash_times(uint64_t ino, const struct nf_inode_item *item)
+{
+	struct nf_op op = { .kind = NF_OP_SETATTR, .conflict_mode = NF_MODE_STASH, .ino = ino, .time = item->ctime,
+			    .mask = NF_OPA_MTIME | NF_OPA_CTIME };
+
+	op.base.mtime = op.now.mtime = item->mtime;
+	op.base.ctime = op.now.ctime = item->ctime;
+	return op;
+}
+
 /* Directories got their times from operations that are gone. */
 static int write_times(struct squash *s)
 {
@@ -449,10 +459,7 @@ static int write_times(struct squash *s)
 			return r;
 		if (r)
 			continue;
-		struct nf_op op = { .kind = NF_OP_SETATTR, .conflict_mode = NF_MODE_STASH, .ino = s->touched[i],
-				    .time = item.ctime, .mask = NF_OPA_MTIME | NF_OPA_CTIME };
-		op.base.mtime = op.now.mtime = item.mtime;
-		op.base.ctime = op.now.ctime = item.ctime;
+		struct nf_op op = nf_squash_times(s->touched[i], &item);
 		put(s, &op);
 	}
 	return 0;

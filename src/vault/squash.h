@@ -33,5 +33,7 @@ struct nf_squash {
 	struct nf_buf out; /* the caller's to free, also after an error */
 };
 int nf_squash(struct nf_squash *q);
+/* Sets the times of the directory INO, which are those of ITEM now, as operations that are left out did. */
+struct nf_op nf_squash_times(uint64_t ino, const struct nf_inode_item *item);
 
 #endif

@@ -210,6 +210,9 @@ struct nf_vault {
 	struct nf_key *shelf_keys;  /* the committer's: others, or conflicts, may have changed them since */
 	size_t nr_shelf_keys, cap_shelf_keys; /* the committer's */
 	bool shelf_unsure;          /* the committer's: and others may have, of which nothing is noted */
+	uint64_t *gone;             /* the committer's: inodes made and removed on the shelf (thin.h), ascending */
+	size_t nr_gone;             /* the committer's */
+	uint64_t thinned_seq;       /* the committer's: the last dot that was looked at for that; 0: none */
 	size_t shelve_bytes;        /* I  of operations, at most, in one of them; 0: what a delta may hold */
 	uint64_t shelve_after_ns;   /* n  it was tried in vain: not again before */
 	struct nf_avl vnodes;       /* n */

@@ -191,6 +191,37 @@ def test_memory_does_not_grow_with_what_was_done_offline(stage, build):
             assert max(peaks) < 256 * MIB
 
 
+@pytest.mark.limit(300)
+def test_what_was_shelved_and_removed_before_the_connection_came_back_is_not_sent(stage, build):
+    """More than memory keeps is done between the making of files and their removal, with a kill -9 after each."""
+    with Bench(stage, build, "nginx") as bench:
+        m = held(bench)
+        gone, kept = m.mnt / "gone", m.mnt / "kept"
+        for d in (gone, kept):
+            d.mkdir()
+            for i in range(40):
+                (d / f"f{i}").write_bytes(os.urandom(MIB if d == gone else 16 * KIB))
+        (m.mnt / "links").mkdir()
+        for i in range(LINKS):
+            (m.mnt / f"links/l{i}").symlink_to(f"{i:01000}")
+        settled(m)
+        crash(m)
+        m.run("offline", m.mnt)
+        for i in range(40):
+            (gone / f"f{i}").unlink()
+        gone.rmdir()
+        settled(m)
+        crash(m)
+        w = send(bench, m)
+        print(f"40 MiB made, {LINKS} links, 40 MiB removed: {w}")
+        assert w.sent < 20 * MIB
+        b = bench.machine("b")
+        assert sorted(os.listdir(b.mnt)) == sorted(os.listdir(m.mnt)) == ["before", "kept", "links"]
+        assert len(os.listdir(b.mnt / "links")) == LINKS
+        for i in range(40):
+            assert (b.mnt / f"kept/f{i}").read_bytes() == (m.mnt / f"kept/f{i}").read_bytes()
+
+
 def start(machine, *options):
     """Seconds from the command to the first answer."""
     begun = time.monotonic()

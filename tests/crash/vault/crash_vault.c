@@ -312,6 +312,8 @@ static void shelved(struct pw *w)
 	/* Some of it is published; what comes then is shelved beside. */
 	ck_assert_int_eq(nf_vault_hold(w->m.v, false), 0);
 	(void)pw_did(w, nf_commit_turn(w->m.v, true));
+	/* Some of it came and went on the shelf. */
+	ck_assert(w->may_fail || w->m.v->nr_gone);
 	for (int i = 0; i < 5; i++)
 		pw_write(w, fmt("/d/g%", i), 0, 300);
 	(void)pw_did(w, nf_settle(w->m.v));

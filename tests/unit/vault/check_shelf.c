@@ -1,5 +1,6 @@
 /* What was done without the server and is shelved (vault/shelf.h): looked at, restarted with, published dot by dot beside what
  * others do.  _i: 1 with a restart wherever that may matter. */
+#include "base/random.h"
 #include "vault/commit.h"
 #include "vault/shelf.h"
 #include "vfs.h"
@@ -259,6 +260,116 @@ START_TEST(what_is_done_over_and_over_is_not_shelved)
 }
 END_TEST
 
+enum { PIECE = 20000, PIECES = 24 };
+
+static void put_piece(struct vfs *m, const char *path, int i, int round)
+{
+	static uint8_t piece[PIECE];
+	struct nf_prng rng;
+
+	nf_prng_seed(&rng, (uint64_t)i * 100 + (uint64_t)round + 7);
+	for (int k = 0; k < PIECE; k++)
+		piece[k] = (uint8_t)nf_prng_next(&rng);
+	ck_assert_int_eq(vfs_put(m, path, piece, sizeof piece), 0);
+}
+
+static struct timespec mtime_of(struct vfs *m, const char *path)
+{
+	struct nf_call c = { .op = NF_CALL_GETATTR };
+	uint64_t dir;
+	char last[256];
+
+	ck_assert_int_eq(vfs_walk(m, path, &dir, last, &c.ino), 0);
+	ck_assert_int_eq(vfs_call(m, &c), 0);
+	return c.attr.mtime;
+}
+
+/* Made in one dot, removed in a later one or in what was not shelved yet: not a byte of it is sent.  _i: 1 with a restart before any
+ * is sent, 2 after the first dot, 3 with what is bound up with something of before. */
+START_TEST(what_was_made_and_removed_on_the_shelf_is_not_sent)
+{
+	struct vfs_site s;
+	struct vfs a = begin(&s);
+	char path[80], to[80];
+
+	ck_assert_int_eq(vfs_mkdir(&a, "/kept"), 0);
+	ck_assert_int_eq(vfs_puts(&a, "/kept/old", "of before"), 0);
+	ck_assert_int_eq(vfs_puts(&a, "/kept/moved", "of before"), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	uint64_t before = a.v->sent_bytes;
+	ck_assert_int_eq(vfs_mkdir(&a, "/gone"), 0);
+	for (int i = 0; i < PIECES; i++) {
+		snprintf(path, sizeof path, "%s/p%d", i % 2 ? "/gone" : "/kept", i);
+		put_piece(&a, path, i, 0);
+	}
+	/* A folder that something of before goes through is made all the same, and removed. */
+	ck_assert_int_eq(vfs_mkdir(&a, "/gone/through"), 0);
+	if (_i == 3)
+		ck_assert_int_eq(vfs_rename(&a, "/kept/moved", "/gone/through/moved"), 0);
+	put_files(&a, "/kept", 1);
+	ck_assert_uint_ge(shelve(&a), 4);
+	/* Replaced by what is made beside it; removed; with all of its folder. */
+	for (int i = 0; i < PIECES; i++) {
+		snprintf(path, sizeof path, "%s/p%d", i % 2 ? "/gone" : "/kept", i);
+		if (i % 4 == 0) {
+			snprintf(to, sizeof to, "/kept/tmp%d", i);
+			ck_assert_int_eq(vfs_puts(&a, to, "what is left"), 0);
+			ck_assert_int_eq(vfs_rename(&a, to, path), 0);
+		} else {
+			ck_assert_int_eq(vfs_unlink(&a, path, false), 0);
+		}
+		if (i == PIECES / 2)
+			ck_assert_uint_ge(shelve(&a), 5);
+	}
+	if (_i == 3)
+		ck_assert_int_eq(vfs_rename(&a, "/gone/through/moved", "/kept/moved"), 0);
+	ck_assert_int_eq(vfs_unlink(&a, "/gone/through", true), 0);
+	ck_assert_int_eq(vfs_unlink(&a, "/gone", true), 0);
+	if (_i == 3) {
+		/* What took the place of something that others have is told as it was. */
+		put_piece(&a, "/new", 99, 0);
+		ck_assert_int_eq(vfs_rename(&a, "/new", "/kept/old"), 0);
+		put_files(&a, "/kept", 2);
+		shelve(&a);
+		ck_assert_int_eq(vfs_unlink(&a, "/kept/old", false), 0);
+	}
+	put_files(&a, "/kept", 3);
+	struct timespec kept = mtime_of(&a, "/kept"), root = mtime_of(&a, "/");
+	if (_i == 1)
+		restart(&s, &a, "a");
+	before = _i == 1 ? 0 : before;
+	uint64_t sent = 0;
+	if (_i == 2) {
+		ck_assert_int_eq(nf_commit_turn(a.v, true), 0);
+		ck_assert_uint_gt(a.v->nr_gone, PIECES - 3);
+		sent = a.v->sent_bytes;
+		ck_assert_uint_ge(a.v->nr_shelf, 4);
+		restart(&s, &a, "a");
+		sent -= before;
+		before = 0;
+	}
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	sent += a.v->sent_bytes - before;
+	ck_assert_uint_lt(sent, _i == 3 ? 2 * PIECE : PIECE);
+	struct vfs b = vfs_mount(&s, "b");
+	for (int k = 0; k < 2; k++) {
+		struct vfs *m = k ? &b : &a;
+		check_files(m, "/kept", 3);
+		for (int i = 0; i < PIECES; i++) {
+			snprintf(path, sizeof path, "/kept/p%d", i);
+			ck_assert_int_eq(vfs_checks(m, path, i % 4 ? "" : "what is left"), i % 4 ? -ENOENT : 0);
+		}
+		ck_assert_int_eq(vfs_checks(m, "/kept/old", _i == 3 ? "" : "of before"), _i == 3 ? -ENOENT : 0);
+		ck_assert_int_eq(vfs_checks(m, "/gone", ""), -ENOENT);
+		ck_assert_int_eq(vfs_checks(m, "/kept/moved", "of before"), 0);
+		struct timespec now[2] = { mtime_of(m, "/kept"), mtime_of(m, "/") };
+		ck_assert(now[0].tv_sec == kept.tv_sec && now[0].tv_nsec == kept.tv_nsec);
+		ck_assert(now[1].tv_sec == root.tv_sec && now[1].tv_nsec == root.tv_nsec);
+	}
+	end(&s, &a, &b);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "shelf", 120);
@@ -266,6 +377,7 @@ static void suite_add(Suite *s)
 	tcase_add_loop_test(tc, what_others_did_meanwhile_appears_with_the_last_of_it, 0, 2);
 	tcase_add_loop_test(tc, a_frozen_epoch_is_put_aside, 0, 4);
 	tcase_add_test(tc, a_file_without_a_name_outlives_the_tree_it_was_in);
+	tcase_add_loop_test(tc, what_was_made_and_removed_on_the_shelf_is_not_sent, 0, 4);
 	tcase_add_test(tc, what_is_done_over_and_over_is_not_shelved);
 }
 
