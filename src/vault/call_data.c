@@ -398,15 +398,48 @@ int nf_do_flush(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 
 /* --- fsync ---------------------------------------------------------------------------------------------- */
 
+/* Whoever waits for the journal when a flush begins shares it, on one thread however many they are: the others are for those who
+ * need no disk. */
 static void sync_journal(struct nf_work *w)
 {
-	struct nf_run *run = nf_container_of(w, struct nf_run, work);
-	int r = nf_vault_journal(run->v, true);
+	struct nf_vault *v = nf_container_of(w, struct nf_vault, fsync_work);
+	struct nf_list now;
 
-	if (r == 0 && run->v->fsync_remote)
-		nf_sync_wait(run);
-	else
-		nf_run_end(run, r);
+	nf_list_init(&now);
+	for (;;) {
+		nf_lock_take(&v->ns);
+		nf_list_for_each_safe(run, &v->fsync_waiters, struct nf_run, waiting) {
+			nf_list_del(&run->waiting);
+			nf_list_add_tail(&now, &run->waiting);
+		}
+		v->fsync_runs = !nf_list_empty(&now);
+		bool more = v->fsync_runs;
+		nf_lock_drop(&v->ns);
+		if (!more)
+			return;
+		int r = nf_vault_journal(v, true);
+		nf_list_for_each_safe(run, &now, struct nf_run, waiting) {
+			nf_list_del(&run->waiting);
+			if (r == 0 && v->fsync_remote)
+				nf_sync_wait(run);
+			else
+				nf_run_end(run, r);
+		}
+	}
+}
+
+static void want_journal(struct nf_run *run)
+{
+	struct nf_vault *v = run->v;
+
+	nf_lock_take(&v->ns);
+	nf_list_add_tail(&v->fsync_waiters, &run->waiting);
+	if (!v->fsync_runs) {
+		v->fsync_runs = true;
+		nf_work_init(&v->fsync_work, sync_journal);
+		nf_pool_add(v->pool, &v->fsync_work);
+	}
+	nf_lock_drop(&v->ns);
 }
 
 static void synced(struct nf_io *io)
@@ -423,18 +456,15 @@ static void synced(struct nf_io *io)
 		nf_run_end(run, io->error);
 		return;
 	}
-	nf_work_init(&run->work, sync_journal);
-	nf_pool_add(run->v->pool, &run->work);
+	want_journal(run);
 }
 
 static void start_fsync(struct nf_run *run)
 {
-	if (!run->vn) {
-		nf_work_init(&run->work, sync_journal);
-		nf_pool_add(run->v->pool, &run->work);
-		return;
-	}
-	nf_fsync(&run->io);
+	if (run->vn)
+		nf_fsync(&run->io);
+	else
+		want_journal(run);
 }
 
 int nf_do_fsync(struct nf_vault *v, struct nf_call *c, struct nf_want *w)

@@ -282,6 +282,7 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	nf_list_init(&v->closed);
 	nf_list_init(&v->dirty_list);
 	nf_list_init(&v->sync_waiters);
+	nf_list_init(&v->fsync_waiters);
 	nf_list_init(&v->room_waiters);
 	nf_cond_init(&v->room_wake);
 	(void)gethostname(host, sizeof host - 1);

@@ -253,6 +253,9 @@ struct nf_vault {
 	/* The journal's segment that data goes to, and how much of it is used. */
 	uint64_t segment;           /* n */
 	struct nf_list sync_waiters;/* n  fsync=remote and sync calls: wait for an epoch */
+	struct nf_list fsync_waiters; /* n  runs that wait for the journal's next flush */
+	struct nf_work fsync_work;
+	bool fsync_runs;            /* n  that is queued or at work */
 	uint64_t confirmed_seq;     /* n  our last dot on the server, shown by a look */
 	uint64_t split_from, split_to; /* n  what was to be dot split_from has become this and the next ones */
 	uint64_t left_seq;          /* n  the last dot that files were left out of (nf_cut_drain()); 0: none */
