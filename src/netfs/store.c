@@ -458,9 +458,9 @@ static void finish_request(struct nf_wreq *wq)
 	struct nf_todo todo;
 
 	nf_todo_init(&todo);
+	nf_ic_lock(p);
 	if (!wq->error)
 		wq->error = wq->copy ? -ECANCELED : verdict(wq); /* a copy ends here, whatever became of it */
-	nf_ic_lock(p);
 	bool stored = !wq->cancelled && !wq->error;
 	/* Looking for younger writers and giving the regions back is one step. */
 	if (!stored && !resend_locked(wq)) {

@@ -15,19 +15,23 @@ static const char *const rreq_phases[] = {
 
 static void rreq_to_text(struct nf_text *t, const struct nf_rreq *rq)
 {
-	nf_textf(t, "%08x %s %-6s %5u %-16" PRIx64 " @%" PRIx64 "-%" PRIx64 "\n", rq->id,
+	nf_textf(t, "%08x %s %-6s %5u     - %-16" PRIx64 " @%" PRIx64 "-%" PRIx64 "\n", rq->id,
 		 rq->fill ? "RW" : rq->own ? "RO" : rq->ahead ? "RA" : "RP", rreq_phases[rq->phase],
 		 rq->sub.sq.attempt, rq->p->ic->ino, rq->start, rq->end);
 }
 
-static void wreq_to_text(struct nf_text *t, const struct nf_wreq *wq)
+static void wreq_to_text(struct nf_text *t, struct nf_wreq *wq)
 {
 	uint64_t bb = wq->p->ic->block_bytes;
 	uint64_t first = wq->nr_blocks ? wq->blocks[0].index : 0;
 	uint64_t last = wq->nr_blocks ? wq->blocks[wq->nr_blocks - 1].index + 1 : 0;
 
-	nf_textf(t, "%08x %s %-6s %5d %-16" PRIx64 " @%" PRIx64 "-%" PRIx64 " blocks=%u group=%" PRIu64
-		 "\n", wq->id, wq->copy ? "2C" : "WB", wreq_phases[wq->phase], wq->error, wq->p->ic->ino, first * bb, last * bb,
+	/* Written with this lock, or with the inode's, which is held. */
+	nf_lock_take(&wq->sub_lock);
+	int error = wq->error;
+	nf_lock_drop(&wq->sub_lock);
+	nf_textf(t, "%08x %s %-6s     - %5d %-16" PRIx64 " @%" PRIx64 "-%" PRIx64 " blocks=%u group=%" PRIu64
+		 "\n", wq->id, wq->copy ? "2C" : "WB", wreq_phases[wq->phase], error, wq->p->ic->ino, first * bb, last * bb,
 		 wq->nr_blocks, wq->group_number);
 }
 
@@ -105,7 +109,7 @@ int nf_netfs_requests_text(struct nf_netfs *lib, char **out)
 {
 	struct nf_text t = NF_TEXT_INIT;
 
-	nf_textf(&t, "REQUEST  OR PHASE  TRIES INODE            COVERAGE\n");
+	nf_textf(&t, "REQUEST  OR PHASE  TRIES   ERR INODE            COVERAGE\n");
 	for_each_ictx(lib, &t, requests_of);
 	return take_text(&t, out);
 }

@@ -217,6 +217,32 @@ START_TEST(a_writer_waits_while_memory_is_full_of_dirty_data_that_cannot_be_stor
 }
 END_TEST
 
+/* Three regions in the middle page of a file, which nobody asks to store: short memory does, all that covers the page,
+ * and then the page can go.  Nothing is closed by it. */
+START_TEST(short_memory_stores_what_covers_a_page_in_the_middle)
+{
+	enum { PAGE = 10 * BLOCK + 4096, MIB = 1 << 20 };
+	static uint8_t more[MIB];
+	unsigned reads;
+
+	cold_file(20 * BLOCK);
+	put(PAGE - 100, 300, 0x21);
+	put(PAGE + 1000, 50, 0x22);
+	put(PAGE + 4000, 200, 0x23);
+	ck_assert_uint_eq(nf_dirty_bytes(&t->ic), 550);
+	for (unsigned i = 1; i <= 5; i++) /* more than half of memory */
+		ck_assert_int_eq(toy_write(t, (uint64_t)i * MIB, more, MIB), 0);
+	do {
+		usleep(1000);
+		evict();
+	} while (nf_dirty_bytes(&t->ic) || nf_memory_used(t->lib->mem));
+	reads = t->nr_reads;
+	ck_assert_int_eq(toy_read(t, 0, buf, 20 * BLOCK), 20 * BLOCK);
+	ck_assert_mem_eq(buf, want, 20 * BLOCK);
+	ck_assert_uint_gt(t->nr_reads, reads);
+}
+END_TEST
+
 static int fsync_of(uint64_t *seen)
 {
 	struct toy_wait w;
@@ -338,7 +364,8 @@ START_TEST(the_lists_of_regions_and_requests_are_readable)
 	while (t->nr_writes == 0)
 		usleep(1000);
 	ck_assert_int_eq(nf_netfs_requests_text(t->lib, &text), 0);
-	ck_assert_ptr_nonnull(strstr(text, "WB store"));
+	ck_assert_ptr_nonnull(strstr(text, "REQUEST  OR PHASE  TRIES   ERR INODE"));
+	ck_assert_ptr_nonnull(strstr(text, "WB store      -     0 "));
 	free(text);
 	toy_hold(t, false);
 	ck_assert_int_eq(toy_wait_end(&w), 0);
@@ -363,6 +390,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_reader_gets_the_error_and_the_next_one_tries_again);
 	tcase_add_test(tc, later_is_tried_again);
 	tcase_add_test(tc, a_writer_waits_while_memory_is_full_of_dirty_data_that_cannot_be_stored);
+	tcase_add_test(tc, short_memory_stores_what_covers_a_page_in_the_middle);
 	tcase_add_test(tc, a_group_that_fails_is_reported_at_every_fsync_of_every_descriptor);
 	tcase_add_test(tc, an_error_of_write_back_and_a_loss_are_told_once_to_each_descriptor);
 	tcase_add_test(tc, a_barrier_orders_without_flushing);
