@@ -3,6 +3,11 @@
  *   P --- nothing earlier in its way, nothing dirty in its bounds that must be stored
  *         as it is ---> R --- nobody gathers or applies in its window, folios are
  *         there ---> A
+ *   R --- its group was closed, and there is no memory ---> P
+ *
+ * The last of these is because groups are stored in order: what younger groups wrote meanwhile can only leave memory when
+ * the older one has been stored, which waits for its writers.  So a writer that finds no memory does not hold up its group: what it
+ * has not copied yet belongs to the group that is open when it is admitted again.
  *
  * Each pass looks at all waiting writers again, in the order they came: nothing is handed
  * from one to the next, so nothing can be forgotten. */
@@ -106,13 +111,16 @@ static bool must_wait(struct nf_writer *w)
 	return false;
 }
 
+/* Some of it is dirty, or stored: it was sent back. */
+static bool has_begun(const struct nf_writer *w) { return w->cursor > w->rg->reserved_start; }
+
 static bool admit_one_locked(struct nf_ictx_priv *p, struct nf_writer *w)
 {
 	struct nf_group *g;
 
 	if (w->discarded)
 		return true;
-	if (p->held)
+	if (p->held && !has_begun(w))
 		return must_wait(w);
 	if ((w->io->flags & NF_IO_APPEND) && w->rg->reserved_end == UINT64_MAX &&
 	    w->op == NF_OP_WRITE && !place_append_locked(p, w))
@@ -140,6 +148,8 @@ bool nf_writers_hold(struct nf_ictx *ic)
 	nf_lock_take(&p->lock);
 	p->held = true;
 	bool quiet = nf_list_empty(&p->active) && !p->is_dirty;
+	nf_list_for_each(rg, &p->pending, struct nf_region, link)
+		quiet = quiet && !has_begun(nf_writer_of(rg));
 	nf_lock_drop(&p->lock);
 	return quiet;
 }
@@ -208,6 +218,26 @@ static void zero_edge_page_locked(struct nf_ictx_priv *p, struct nf_folio *f, ui
 	nf_folio_set_uptodate(f, page, page + NF_PC_PAGE_BYTES);
 }
 
+/* Its place among those that wait is that of its arrival. */
+static void send_back_locked(struct nf_ictx_priv *p, struct nf_writer *w)
+{
+	struct nf_region *rg = w->rg;
+	struct nf_list *at = &p->pending;
+
+	w->window_end = w->cursor;
+	rg->group->nr_writers--;
+	rg->group = NULL;
+	nf_list_del(&rg->link);
+	nf_list_for_each(other, &p->pending, struct nf_region, link) {
+		if (other->arrival > rg->arrival) {
+			at = &other->link;
+			break;
+		}
+	}
+	nf_list_add_tail(at, &rg->link);
+	nf_region_move(rg, NF_REGION_PENDING, "sent back");
+}
+
 bool nf_writer_grab_locked(struct nf_writer *w)
 {
 	struct nf_ictx_priv *p = w->p;
@@ -227,6 +257,8 @@ bool nf_writer_grab_locked(struct nf_writer *w)
 		nf_starve(p);
 		nf_count(NF_C_WRITER_THROTTLED, !w->throttled);
 		w->throttled = true;
+		if (rg->group->closed)
+			send_back_locked(p, w);
 		return false;
 	}
 	for (unsigned i = 0; i < w->nr_folios; i++)

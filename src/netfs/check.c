@@ -75,7 +75,9 @@ static void check_writers(struct nf_ictx_priv *p)
 					 nf_block_up(p, a->reserved_end), keeps_others_out, a));
 	}
 	nf_list_for_each(rg, &p->pending, struct nf_region, link) {
-		NF_ASSERT(rg->state == NF_REGION_PENDING);
+		const struct nf_writer *w = nf_writer_of(rg);
+		NF_ASSERT(rg->state == NF_REGION_PENDING && !rg->group);
+		NF_ASSERT(!w->granted && w->nr_folios == 0 && w->cursor == w->window_end);
 		nr++;
 	}
 	NF_ASSERT(nr == p->queue.nr);

@@ -130,6 +130,45 @@ START_TEST(what_cannot_be_read_past_memory_is_an_error)
 }
 END_TEST
 
+/* Groups are stored in order: what younger ones wrote stays in memory until the older one is, and that waits for its writers.  So
+ * none of those may wait for memory that only younger ones have. */
+START_TEST(a_writer_without_memory_does_not_hold_up_its_group)
+{
+	enum { PAGE = 4096, SMALL = 64 << 10, AT = 100 * PAGE - 100 };
+	static uint8_t mine[300];
+	static struct nf_folio *taken[SMALL / PAGE];
+	struct nf_mapping others;
+	struct toy_wait w;
+	struct iovec v = { mine, sizeof mine };
+	uint64_t nr = 0;
+
+	toy_free(t);
+	t = toy_new(SMALL, PAGE, 1);
+	memset(mine, 0x33, sizeof mine);
+	memset(buf, 0x44, PAGE);
+	ck_assert_int_eq(toy_truncate(t, 200 * PAGE), 0);
+	ck_assert_int_eq(toy_fsync(t), 0);
+	nf_mapping_init(&others, t->lib->mem, 0);
+	while (nr < NF_ARRAY_LEN(taken) && (taken[nr] = nf_mapping_get(&others, nr * PAGE, 0)))
+		nr++;
+	ck_assert_uint_gt(nr, 8);
+	/* Of the first group: two pages at once, while there is none, and then never more than one. */
+	write_start(&w, &v, AT);
+	ck_assert_uint_ne(nf_group_close(&t->ic), 0);
+	for (uint64_t i = 0; i < nr; i++) {
+		nf_folio_drop(taken[i]);
+		nf_folio_unpin(taken[i]);
+		ck_assert_int_eq(toy_write(t, i * PAGE, buf, PAGE), 0);
+	}
+	ck_assert_int_eq(toy_wait_end(&w), 0);
+	ck_assert_int_eq(toy_fsync(t), 0);
+	toy_drop_cache(t);
+	ck_assert_int_eq(toy_read(t, AT, buf, sizeof mine), sizeof mine);
+	ck_assert_mem_eq(buf, mine, sizeof mine);
+	nf_mapping_deinit(&others);
+}
+END_TEST
+
 static atomic_bool stop;
 
 static void *read_versions(void *arg)
@@ -182,6 +221,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_read_ends_while_memory_is_full_of_what_cannot_be_stored);
 	tcase_add_test(tc, what_cannot_be_read_past_memory_is_an_error);
 	tcase_add_test(tc, a_read_larger_than_the_arena_is_of_one_version);
+	tcase_add_test(tc, a_writer_without_memory_does_not_hold_up_its_group);
 }
 
 NF_SUITE("netfs/short_memory")
