@@ -13,7 +13,7 @@ import time
 
 import pytest
 from stubserver import Stub
-from vault_lib import Vault, size, store
+from vault_lib import Vault, allocated, size, store
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes a small file system")
 MIB = 1 << 20
@@ -78,14 +78,6 @@ def noted(note):
 def free(disk):
     s = os.statvfs(disk)
     return s.f_bavail * s.f_frsize
-
-
-def allocated(folder):
-    total = 0
-    for p in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            total += p.stat().st_blocks * 512
-    return total
 
 
 class Watcher(threading.Thread):

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 import vault_lib
 from conftest import wait_for
-from vault_lib import BUSY, DAMAGED, FULL, NOT_MOUNTED, OFFLINE, OK, USAGE
+from vault_lib import BUSY, DAMAGED, FULL, NOT_MOUNTED, OFFLINE, OK, USAGE, allocated
 
 MIB = 1 << 20
 
@@ -239,10 +239,6 @@ def disk_(stage):
     for d in stage.daemons:
         d.end()
     subprocess.run(["umount", "-l", where], check=True)
-
-
-def allocated(folder):
-    return sum(p.stat().st_blocks * 512 for p in folder.rglob("*") if p.is_file())
 
 
 def free(disk):

@@ -31,6 +31,15 @@ def size(name, default, full):
     return int(os.environ.get("NF_E2E_" + name, full if LONG else default))
 
 
+def allocated(folder):
+    """Bytes that the files below FOLDER take, while others may remove some."""
+    total = 0
+    for p in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += p.lstat().st_blocks * 512 if not p.is_dir() else 0
+    return total
+
+
 def program():
     if os.environ.get("FOLIOFS"):
         return os.environ["FOLIOFS"]

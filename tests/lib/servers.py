@@ -32,6 +32,7 @@ import tempfile
 import time
 
 KINDS = ("apache", "lighttpd", "nginx", "rclone")
+LOG_MARK = "/written-out-"  # requests of requests() itself
 BINARIES = {"apache": "apache2", "lighttpd": "lighttpd", "nginx": "nginx", "rclone": "rclone"}
 
 
@@ -269,11 +270,24 @@ http {{
             found = re.findall(r": (/.*?): ([A-Z]+) from ", self.error_path.read_text())
             return [(m, p, 0, 0) for p, m in found]
         if self.kind == "lighttpd":
-            # It writes its log in lumps; told to reopen it, it writes what it has.
-            os.kill(self.process.pid, signal.SIGHUP)
-            time.sleep(0.5)
+            self.write_log_out()
         rows = re.findall(r"^(\S+) (.*) (\d+) (\d+|-)$", self.log_path.read_text(), re.M)
-        return [(m, p, int(status), int(n) if n != "-" else 0) for m, p, status, n in rows]
+        return [(m, p, int(status), int(n) if n != "-" else 0) for m, p, status, n in rows if not p.startswith(LOG_MARK)]
+
+    def write_log_out(self):
+        """lighttpd writes its log in lumps; told to reopen it, it writes what it has, sooner or later: until a request made
+        here stands in it."""
+        mark = f"{LOG_MARK}{time.monotonic_ns()}"
+        ask = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        ask.request("GET", mark)
+        ask.getresponse().read()
+        ask.close()
+        until = time.monotonic() + 30
+        while mark not in self.log_path.read_text():
+            if time.monotonic() > until:
+                raise RuntimeError(f"{self.log_path}: no {mark} in it: {self.errors()}")
+            os.kill(self.process.pid, signal.SIGHUP)
+            time.sleep(0.1)
 
     def traffic(self):
         """(bytes clients sent, bytes they were sent) in requests that have ended, heads included; Apache and nginx."""
