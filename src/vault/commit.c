@@ -370,9 +370,13 @@ static int confirm(struct nf_vault *v, const struct nf_head *leaf, uint64_t know
 		return NF_MIN(r, 0);
 	nf_lock_take(&v->ns);
 	v->confirmed_seq = seq;
+	v->letting_go = true;
 	nf_lock_drop(&v->ns);
 	nf_named_reported(v);
 	nf_journal_let_go(v);
+	nf_lock_take(&v->ns);
+	v->letting_go = false;
+	nf_lock_drop(&v->ns);
 	return 0;
 }
 

@@ -261,9 +261,11 @@ void nf_space_interrupt(struct nf_vault *v, struct nf_call *c)
 		nf_run_end(run, -EINTR);
 }
 
-/* Is something on its way to the server, so that its journal can go? */
+/* Is something on its way to the server, so that its journal can go, or is that going just now? */
 static bool drains(struct nf_vault *v) NF_REQUIRES(v->ns)
 {
+	if (v->letting_go)
+		return true;
 	if (v->away || v->stopping || !v->committer_runs)
 		return false;
 	return (!v->manual || v->committing) && nf_commit_target(v) != 0;
@@ -295,8 +297,8 @@ static bool is_over(const struct nf_vault *v, const struct nf_run *run, bool hop
 	return true;
 }
 
-/* The disk was asked.  Takes those that found room to GO, those that will not to END. */
-static void serve_locked(struct nf_vault *v, struct nf_list *go, struct nf_list *end) NF_REQUIRES(v->ns)
+/* The disk was asked; HOPED: before that, it was on its way.  Takes those that found room to GO, those that will not to END. */
+static void serve_locked(struct nf_vault *v, bool hoped, struct nf_list *go, struct nf_list *end) NF_REQUIRES(v->ns)
 {
 	bool blocked = false, in_vain = false;
 
@@ -304,7 +306,7 @@ static void serve_locked(struct nf_vault *v, struct nf_list *go, struct nf_list 
 		v->room_progress_ns = nf_clock_ns();
 		v->room_in_vain = false;
 	}
-	bool hope = drains(v) && !v->room_stopping;
+	bool hope = (hoped || drains(v)) && !v->room_stopping;
 	nf_list_for_each_safe(run, &v->room_waiters, struct nf_run, waiting) {
 		bool had = !(blocked && run->room_use == NF_ROOM_WRITE) && try_known(run);
 		if (!had && !is_over(v, run, hope, &in_vain)) {
@@ -333,6 +335,7 @@ static void *line_main(void *arg)
 			continue;
 		}
 		v->room_tidy = false;
+		bool hoped = drains(v);
 		nf_lock_drop(&v->ns);
 		if (v->room_evicts)
 			nf_space_tidy(v);
@@ -342,7 +345,7 @@ static void *line_main(void *arg)
 		nf_list_init(&go);
 		nf_list_init(&end);
 		nf_lock_take(&v->ns);
-		serve_locked(v, &go, &end);
+		serve_locked(v, hoped, &go, &end);
 		nf_lock_drop(&v->ns);
 		nf_list_for_each_safe(run, &go, struct nf_run, waiting) {
 			nf_list_del(&run->waiting);
