@@ -25,6 +25,7 @@
 	X(READ_REQUESTS, "netfs", "read_requests", "requests", "read requests made")               \
 	X(READ_HIT_BYTES, "netfs", "read_hit_bytes", "bytes", "bytes read that were in memory")    \
 	X(READ_AHEAD_BYTES, "netfs", "read_ahead_bytes", "bytes", "bytes read before asked for")   \
+	X(READ_COPIED_BYTES, "netfs", "read_copied_bytes", "bytes", "plaintext copied on its way to the reader, once opened") \
 	X(READ_OWN, "netfs", "read_own", "blocks", "blocks read past memory, which was too short for the read") \
 	X(READ_FILL, "netfs", "read_fill", "blocks", "blocks read because part of them was written") \
 	X(WRITE_REQUESTS, "netfs", "write_requests", "requests", "write requests made")            \

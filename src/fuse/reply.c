@@ -5,6 +5,7 @@
 #include "fuse/session.h"
 
 #include "base/assert.h"
+#include "base/counter.h"
 #include "base/error.h"
 #include "base/trace.h"
 
@@ -200,6 +201,7 @@ static int reply_gathered(struct nf_request *rq, const struct iovec *iov, int nr
 		memcpy(all + at, iov[i].iov_base, iov[i].iov_len);
 		at += iov[i].iov_len;
 	}
+	nf_count(NF_C_READ_COPIED_BYTES, at);
 	return reply_bytes(rq, all, len);
 }
 

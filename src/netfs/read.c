@@ -153,6 +153,7 @@ static void join_pieces(struct nf_io *io)
 		nf_copy_unordered(priv->joined + at, priv->pieces[i].iov_base, priv->pieces[i].iov_len);
 		at += priv->pieces[i].iov_len;
 	}
+	nf_count(NF_C_READ_COPIED_BYTES, at);
 	unpin_iov(io->ic->priv, priv->pieces, priv->nr_pieces, true);
 	io->out_iov[0] = (struct iovec){ .iov_base = priv->joined, .iov_len = at };
 	io->nr_out_iov = 1;

@@ -128,10 +128,12 @@ static int open_block(struct nf_rreq *rq, struct nf_block *b, uint8_t *out)
 	if (!b->sealed || b->plain_len > bb ||
 	    (!ic->ops->decrypt_block && b->sealed_len < b->plain_len))
 		return nf_fail(-NF_E_FORMAT_BAD);
-	if (ic->ops->decrypt_block)
+	if (ic->ops->decrypt_block) {
 		r = ic->ops->decrypt_block(rq, b, out);
-	else
+	} else {
 		memcpy(out, b->sealed, b->plain_len);
+		nf_count(NF_C_READ_COPIED_BYTES, b->plain_len);
+	}
 	if (r < 0)
 		return nf_fail(r);
 	memset(out + b->plain_len, 0, bb - b->plain_len);

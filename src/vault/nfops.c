@@ -379,6 +379,7 @@ static int decrypt_block(struct nf_rreq *rq, struct nf_block *b, void *out)
 
 	if (c->is_inline) {
 		memcpy(out, b->sealed, b->plain_len);
+		nf_count(NF_C_READ_COPIED_BYTES, b->plain_len);
 		return 0;
 	}
 	struct nf_seal_id id = { .type = NF_SEAL_BLOCK, .birth = c->ref.birth, .index = c->ref.index };

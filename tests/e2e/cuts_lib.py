@@ -36,6 +36,8 @@ WHICH = [
     ("test_badinput.py::test_a_cached_block*", None),
     ("test_badinput.py::test_a_full_server*", LINK),
     ("test_badinput.py::*", EXIT),
+    ("test_barrier.py::test_what_came_after*vault*", None),
+    ("test_barrier.py::test_a_rename_over*vault*", None),
     ("test_crash.py::*", None),
     ("test_fsx.py::*", None),
     ("test_mmap.py::*", None),

@@ -1,4 +1,5 @@
-"""Order without waiting: the barrier ioctl (include/foliofs/ioctl.h) and renames, against kill -9 and lost connections.
+"""Order without waiting: the barrier ioctl (include/foliofs/ioctl.h) and renames, against kill -9; and with the link cut at random, too
+(NF_E2E_CUTS, cuts_lib.py).
 
 The mount dies at a random moment; what a new mount finds, and what another machine finds on the server, must be
 a moment of the past: of each file a prefix of its groups."""
@@ -41,6 +42,10 @@ class Vault(Site):
     def stop(self):
         self.umount()
 
+    def sync(self):
+        """Another machine finds it."""
+        self.run("sync", self.mnt, timeout=60)
+
     def die(self):
         pid = self.daemon()
         os.kill(pid, signal.SIGKILL)
@@ -60,6 +65,9 @@ class ToyFs(Toy):
 
     def stop(self):
         self.umount()
+
+    def sync(self):
+        pass
 
     def die(self):
         self.kill()
@@ -121,6 +129,7 @@ def test_what_came_after_a_barrier_is_never_there_without_what_came_before(fs):
     with open(file, "wb", buffering=0) as f:
         f.write(bytes(SIZE))
         os.fsync(f.fileno())
+    fs.sync()
     last = 0
     seen = []
     for turn in range(TURNS):
@@ -169,6 +178,7 @@ def test_a_rename_over_a_file_always_comes_with_its_data(fs):
     file.write_bytes(content(0))
     with open(file, "rb") as f:
         os.fsync(f.fileno())
+    fs.sync()
     last = 0
     for turn in range(TURNS):
         with opened(other, os.O_WRONLY | os.O_CREAT) as o:

@@ -10,6 +10,7 @@ zeros are regions without bytes, and what is copied by reference never comes in.
 import ctypes
 import mmap
 import os
+import subprocess
 
 import pytest
 from vault_lib import Vault, store
@@ -238,3 +239,22 @@ def test_every_byte_written_comes_in_through_a_region(stage):
         with v.machine("b").mount() as m:
             for name, f in files.items():
                 assert (m.dir / name).read_bytes() == f.want, name
+
+
+def test_copying_a_file_copies_each_byte_once_besides_the_codec(stage):
+    """Read from the store with nothing cached, written elsewhere: opened where the kernel is answered from, copied from the
+    kernel's buffer to where it is sealed."""
+    size = 32 * 1024 * KIB
+    with store(stage, "file") as s:
+        v = Vault(stage, s)
+        with v.machine("a").mount() as m:
+            (m.dir / "source").write_bytes(os.urandom(size))
+            m.sync()
+        with v.machine("b").mount() as m:
+            before = m.counters()
+            subprocess.run(["dd", f"if={m.dir}/source", f"of={m.dir}/target", "bs=128K", "status=none"], check=True)
+            m.sync()
+            now = m.counters()
+        written, read = (now[f"netfs.{k}_copied_bytes"] - before.get(f"netfs.{k}_copied_bytes", 0) for k in ("write", "read"))
+        print(f"{size} bytes: {written} copied by writing, {read} by reading")
+        assert size <= written <= size + size // 100 and read <= size // 100
