@@ -32,6 +32,7 @@ enum { PROGRESS_MS = 200, IDLE_S = 60 };
 struct nf_control {
 	struct nf_control_env env; /* I */
 	struct sockaddr_un addr;   /* I */
+	struct stat bound;         /* I  of the name in addr */
 	int listen_fd;             /* I */
 	int wake[2];               /* I  written once, at close */
 	pthread_t acceptor;        /* I */
@@ -573,6 +574,8 @@ static int listen_at(struct nf_control *c, const char *dir, const struct nf_moun
 	mode_t old = umask(0177);
 	int r = bind(c->listen_fd, (struct sockaddr *)&c->addr, sizeof c->addr) ? -errno : 0;
 	(void)umask(old);
+	if (r == 0 && lstat(c->addr.sun_path, &c->bound))
+		r = -errno;
 	if (r == 0 && listen(c->listen_fd, NF_CONTROL_PEERS_MAX))
 		r = -errno;
 	return nf_fail(r);
@@ -618,12 +621,22 @@ int nf_control_open(const struct nf_mount *m, const struct nf_control_env *env, 
 	return 0;
 }
 
+/* The device number was free as soon as the mount had gone: a new mount may have it, and its socket this name. */
+static void unlink_ours(const struct nf_control *c)
+{
+	struct stat now;
+
+	if (lstat(c->addr.sun_path, &now) == 0 && now.st_dev == c->bound.st_dev && now.st_ino == c->bound.st_ino &&
+	    now.st_ctim.tv_sec == c->bound.st_ctim.tv_sec && now.st_ctim.tv_nsec == c->bound.st_ctim.tv_nsec)
+		(void)unlink(c->addr.sun_path); /* whoever comes now finds nobody */
+}
+
 void nf_control_close(struct nf_control *c)
 {
 	if (!c)
 		return;
 	atomic_store(&c->stopping, true);
-	(void)unlink(c->addr.sun_path); /* whoever comes now finds nobody */
+	unlink_ours(c);
 	(void)!write(c->wake[1], "", 1);
 	nf_lock_take(&c->lock);
 	nf_cond_broadcast(&c->changed);

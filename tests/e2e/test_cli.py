@@ -7,6 +7,7 @@ import pty
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -612,3 +613,17 @@ def test_gc_frees_what_no_kept_commit_needs_on_a_mount_and_without(vault):
     vault.mount()
     assert f.read_bytes() == data
     assert "is not a time" in vault.run("gc", vault.mnt, "--grace", "soon", code=USAGE).stderr
+
+
+def test_a_daemon_that_ends_leaves_the_control_socket_of_the_next_mount(vault):
+    """A device number is free again as soon as its mount has gone, so a new mount may have it before the old daemon has ended."""
+    vault.mount()
+    name, = (pathlib.Path(vault.env["XDG_RUNTIME_DIR"])).rglob("*.sock")
+    pid = vault.daemon()
+    name.unlink()
+    with socket.socket(socket.AF_UNIX) as of_the_next:
+        of_the_next.bind(str(name))
+        subprocess.run(["umount", vault.mnt], check=True)
+        wait_for(lambda: not pathlib.Path(f"/proc/{pid}").exists(), what="the daemon's end")
+        assert name.is_socket()
+    name.unlink()

@@ -17,7 +17,7 @@ MAY = {
                          "access": "/dev/fuse", "realpath": "the mount point", "syncfs": "the mount"},
     "src/daemon/mounts.c": {"fopen": "mountinfo", "realpath": "a mount point"},
     "src/daemon/paths.c": {"mkdir": "the runtime directory, which a reboot clears", "lstat": "its owner"},
-    "src/daemon/control.c": {"unlink": "its socket"},
+    "src/daemon/control.c": {"unlink": "its socket", "lstat": "the same"},
     "src/cli/open.c": {"access": "netrc", "unlink": "scratch in the runtime directory", "rmdir": "the same", "mkdtemp": "the same"},
     "src/cli": {"*": "files the user names: passphrases, results, logs"},
 }
