@@ -43,8 +43,10 @@ static void check_dirty_folios(struct nf_ictx_priv *p)
 {
 	struct nf_folio *f;
 
-	for (uint64_t pos = 0; (f = nf_mapping_next(&p->mapping, pos)); pos = nf_folio_end(f)) {
+	for (uint64_t pos = 0; (f = nf_mapping_next(&p->mapping, pos));) {
 		NF_ASSERT(!f->dirty || nf_range_in_use_locked(p, f->pos_bytes, nf_folio_end(f)));
+		pos = nf_folio_end(f);
+		/* Reclaim takes no inode lock: the folio may go with its pin. */
 		nf_folio_unpin(f);
 	}
 }
