@@ -243,12 +243,13 @@ static enum nf_exit rekey(struct change *c)
 		else
 			c->let_go++;
 	}
-	int r = nf_header_rekey(c->h);
+	/* The same slot key: running mounts that have it take the new keys.  Stretched anew they cannot. */
+	int r = nf_header_rekey(c->h, c->o->kdf_cost ? NULL : c->used);
 	if (r == -ENOSPC) {
 		nf_complain("the vault has had %d key epochs, the most there can be; make a new vault and copy", NF_EPOCHS_MAX);
 		return NF_EXIT_ERROR;
 	}
-	if (r == 0)
+	if (r == 0 && c->o->kdf_cost)
 		r = keep_slot(c, label);
 	if (r < 0)
 		return complain(r);
@@ -269,7 +270,8 @@ static enum nf_exit say_rekeyed(const struct change *c)
 		if (c->let_go)
 			nf_textf(&t, "%u other keys open nothing any more; add those that shall: foliofs key %s add\n", c->let_go,
 				 c->s->safe);
-		nf_textf(&t, "Mounts of this vault, here and elsewhere, have to be unmounted and mounted again.\n");
+		nf_textf(&t, c->o->kdf_cost ? "Mounts of this vault, here and elsewhere, have to be unmounted and mounted again.\n" :
+			 "Mounts that were opened with this key take the new keys by themselves; others have to be mounted again.\n");
 	}
 	bool ok = nf_print(&t);
 	nf_text_deinit(&t);

@@ -295,7 +295,7 @@ static enum nf_exit mount_at(const char *store, const char *dir, const struct nf
 	if (e == NF_EXIT_OK)
 		e = nf_site_init(store, o, &s);
 	if (e == NF_EXIT_OK)
-		e = nf_site_unlock(&s, o, c.root_key, &c.kept, &c.fresh);
+		e = nf_site_unlock(&s, o, &c.unlocked);
 	if (e == NF_EXIT_OK && o->mirror)
 		e = nf_site_init(o->mirror, o, &second);
 	if (e == NF_EXIT_OK) {
@@ -311,7 +311,7 @@ static enum nf_exit mount_at(const char *store, const char *dir, const struct nf
 			e = in_background(&c);
 		}
 	}
-	nf_wipe(c.root_key, sizeof c.root_key);
+	nf_wipe(&c.unlocked, sizeof c.unlocked);
 	nf_text_deinit(&kernel);
 	nf_site_deinit(&second);
 	nf_site_deinit(&s);

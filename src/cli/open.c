@@ -141,8 +141,7 @@ enum nf_exit nf_site_complain(const struct nf_site *s, int code, const char *whe
 
 /* --- unlocking ------------------------------------------------------------------------- */
 
-enum nf_exit nf_site_unlock(const struct nf_site *s, const struct nf_options *o, uint8_t root_key[NF_KEY_BYTES], bool *kept,
-			    bool *fresh)
+enum nf_exit nf_site_unlock(const struct nf_site *s, const struct nf_options *o, struct nf_unlocked *out)
 {
 	nf_auto_free char *prompt = NULL;
 	struct nf_text err = NF_TEXT_INIT;
@@ -158,7 +157,7 @@ enum nf_exit nf_site_unlock(const struct nf_site *s, const struct nf_options *o,
 	}
 	nf_text_deinit(&err);
 	struct nf_secret secret = nf_secret_of(&buf);
-	r = nf_unlock(s->address, &s->so, &secret, o->offline, root_key, kept, fresh);
+	r = nf_unlock(s->address, &s->so, &secret, o->offline, out);
 	nf_secret_deinit(&buf);
 	return r < 0 ? nf_site_complain(s, r, NULL) : NF_EXIT_OK;
 }
@@ -166,20 +165,19 @@ enum nf_exit nf_site_unlock(const struct nf_site *s, const struct nf_options *o,
 enum nf_exit nf_site_header(const struct nf_site *s, const struct nf_options *o, struct nf_store **store,
 			    struct nf_header **h)
 {
-	uint8_t root_key[NF_KEY_BYTES];
 	nf_auto_free char *where = NULL;
-	bool kept = false, fresh = false;
+	struct nf_unlocked u;
 
-	enum nf_exit e = nf_site_unlock(s, o, root_key, &kept, &fresh);
+	enum nf_exit e = nf_site_unlock(s, o, &u);
 	if (e)
 		return e;
 	int r = nf_store_open(s->address, &s->so, false, store);
 	if (r == 0) {
-		r = nf_header_open(s->address, *store, root_key, &kept, h, &where);
+		r = nf_header_open(s->address, *store, u.root_key, &u.kept, h, &where);
 		if (r < 0)
 			nf_store_free(*store);
 	}
-	nf_wipe(root_key, sizeof root_key);
+	nf_wipe(&u, sizeof u);
 	return r < 0 ? nf_site_complain(s, r, where) : NF_EXIT_OK;
 }
 

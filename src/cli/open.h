@@ -4,6 +4,7 @@
 
 #include "cli/cli.h"
 #include "cli/secret.h"
+#include "daemon/unlock.h"
 #include "foliofs/store.h"
 #include "vault/header.h"
 #include "vault/vault.h"
@@ -21,9 +22,8 @@ void nf_site_deinit(struct nf_site *s);
 /* Says what went wrong with the store or the vault there. */
 enum nf_exit nf_site_complain(const struct nf_site *s, int code, const char *where);
 
-/* Gets the passphrase and derives the root key, in a child; *KEPT and *FRESH as in nf_unlock().  No thread may run yet. */
-enum nf_exit nf_site_unlock(const struct nf_site *s, const struct nf_options *o, uint8_t root_key[NF_KEY_BYTES],
-			    bool *kept, bool *fresh);
+/* Gets the passphrase and derives the keys, in a child: nf_unlock().  No thread may run yet. */
+enum nf_exit nf_site_unlock(const struct nf_site *s, const struct nf_options *o, struct nf_unlocked *out);
 /* Store and header, unlocked and checked against what this device remembers; the caller frees both. */
 enum nf_exit nf_site_header(const struct nf_site *s, const struct nf_options *o, struct nf_store **store,
 			    struct nf_header **h);

@@ -2,8 +2,8 @@
  *
  * docs/format.md section 2 is the specification.  A struct nf_ring holds the
  * masters of one vault and hands out the key of each use; a struct nf_codec is a
- * thread's working set (cipher and compression contexts) over a ring.  The ring is
- * immutable once made and may be shared by threads; a codec belongs to one thread
+ * thread's working set (cipher and compression contexts) over a ring.  A ring is
+ * shared by threads and only ever gets newer epochs; a codec belongs to one thread
  * at a time (nf_codec_get()/put() keep a small free list).
  *
  * Keys live in OpenSSL's secure heap where the system allows it, are wiped on free,
@@ -75,6 +75,10 @@ struct nf_ring;
 /* Copies what it is given; the newest (last) epoch seals.  *OUT is the caller's. */
 int nf_ring_new(const uint8_t volume_id[NF_VOLUME_ID_BYTES], const struct nf_ring_epoch *epochs,
 		size_t nr, const uint8_t name_hash_key[16], struct nf_ring **out);
+/* Takes over the epochs that are newer than the ring's; from then on the last of them seals.  At any time, beside codecs at
+ * work.  -NF_E_HEADER_FOREIGN: of another vault. */
+int nf_ring_extend(struct nf_ring *r, const uint8_t volume_id[NF_VOLUME_ID_BYTES], const struct nf_ring_epoch *epochs,
+		   size_t nr, const uint8_t name_hash_key[16]);
 void nf_ring_free(struct nf_ring *r); /* wipes; NULL allowed; no codec may be left */
 uint32_t nf_ring_newest(const struct nf_ring *r);
 const uint8_t *nf_ring_volume_id(const struct nf_ring *r);

@@ -52,6 +52,30 @@ static int derive_epoch(struct nf_xaes *x, const uint8_t volume_id[NF_VOLUME_ID_
 	return r;
 }
 
+/* Adds those that are newer than what is there.  Deriving takes time: not under the lock. */
+static int add_epochs(struct nf_ring *ring, const struct nf_ring_epoch *epochs, size_t nr)
+{
+	nf_auto(nf_xaes_deinit) struct nf_xaes x = { 0 };
+	int r = nf_xaes_init(&x);
+
+	for (size_t i = 0; i < nr && !r; i++) {
+		size_t have = atomic_load(&ring->nr_epochs);
+		if (have && epochs[i].epoch <= ring->epochs[have - 1]->epoch)
+			continue;
+		struct nf_ring_keys *keys = nf_keymem_alloc(sizeof *keys);
+		r = keys ? derive_epoch(&x, ring->volume_id, &epochs[i], keys) : -ENOMEM;
+		nf_lock_take(&ring->lock);
+		/* Somebody else may have been faster. */
+		if (!r && have == ring->nr_epochs && have < NF_EPOCHS_MAX) {
+			ring->epochs[have] = nf_steal(&keys);
+			atomic_store(&ring->nr_epochs, have + 1);
+		}
+		nf_lock_drop(&ring->lock);
+		nf_keymem_free(keys, sizeof *keys);
+	}
+	return nf_fail(r);
+}
+
 static void ring_free_p(struct nf_ring **r) { nf_ring_free(*r); }
 
 int nf_ring_new(const uint8_t volume_id[NF_VOLUME_ID_BYTES], const struct nf_ring_epoch *epochs,
@@ -65,18 +89,22 @@ int nf_ring_new(const uint8_t volume_id[NF_VOLUME_ID_BYTES], const struct nf_rin
 	nf_lock_init(&ring->lock, NF_RANK_LEAF);
 	memcpy(ring->volume_id, volume_id, sizeof ring->volume_id);
 	memcpy(ring->name_hash_key, name_hash_key, sizeof ring->name_hash_key);
-	ring->nr_epochs = nr;
-	ring->epochs = nf_keymem_alloc(nr * sizeof *ring->epochs);
-	if (!ring->epochs)
-		return nf_fail(-ENOMEM);
-	nf_auto(nf_xaes_deinit) struct nf_xaes x = { 0 };
-	int r = nf_xaes_init(&x);
-	for (size_t i = 0; i < nr && !r; i++)
-		r = derive_epoch(&x, ring->volume_id, &epochs[i], &ring->epochs[i]);
-	if (r)
-		return nf_fail(r);
+	int r = add_epochs(ring, epochs, nr);
+	if (r < 0)
+		return r;
 	*out = nf_steal(&ring);
 	return 0;
+}
+
+int nf_ring_extend(struct nf_ring *ring, const uint8_t volume_id[NF_VOLUME_ID_BYTES], const struct nf_ring_epoch *epochs,
+		   size_t nr, const uint8_t name_hash_key[16])
+{
+	if (!epochs_ascend(epochs, nr))
+		return nf_fail(-NF_E_FORMAT_BAD);
+	if (memcmp(volume_id, ring->volume_id, sizeof ring->volume_id) != 0 ||
+	    !nf_equal_ct(name_hash_key, ring->name_hash_key, sizeof ring->name_hash_key))
+		return nf_fail(-NF_E_HEADER_FOREIGN);
+	return add_epochs(ring, epochs, nr);
 }
 
 const struct nf_xaes_key *nf_ring_key(const struct nf_ring *r, enum nf_seal_type type,
@@ -85,13 +113,13 @@ const struct nf_xaes_key *nf_ring_key(const struct nf_ring *r, enum nf_seal_type
 	if ((unsigned)type >= NF_SEAL_NR || !labels[type])
 		return NULL;
 	/* From the newest: nearly everything is sealed under it. */
-	for (size_t i = r->nr_epochs; i-- > 0;)
-		if (r->epochs[i].epoch == epoch)
-			return &r->epochs[i].keys[type];
+	for (size_t i = atomic_load(&r->nr_epochs); i-- > 0;)
+		if (r->epochs[i]->epoch == epoch)
+			return &r->epochs[i]->keys[type];
 	return NULL;
 }
 
-uint32_t nf_ring_newest(const struct nf_ring *r) { return r->epochs[r->nr_epochs - 1].epoch; }
+uint32_t nf_ring_newest(const struct nf_ring *r) { return r->epochs[atomic_load(&r->nr_epochs) - 1]->epoch; }
 
 const uint8_t *nf_ring_volume_id(const struct nf_ring *r) { return r->volume_id; }
 
@@ -112,7 +140,8 @@ void nf_ring_free(struct nf_ring *r)
 	NF_ASSERT(r->nr_out == 0);
 	nf_codec_free_idle(r);
 	nf_lock_deinit(&r->lock);
-	nf_keymem_free(r->epochs, r->nr_epochs * sizeof *r->epochs);
+	for (size_t i = 0; i < r->nr_epochs; i++)
+		nf_keymem_free(r->epochs[i], sizeof *r->epochs[i]);
 	nf_wipe(r, sizeof *r);
 	free(r);
 }

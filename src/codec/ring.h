@@ -1,23 +1,25 @@
 /* codec/ring.h - inside of a key ring: the derived keys and the idle codecs.
  *
- *	epochs[i].keys[type]     for each epoch and each type sealed under a master;
+ *	epochs[i]->keys[type]    for each epoch and each type sealed under a master;
  *	                         derived once, in key memory; masters are not kept
  *
- * Immutable but for the list of idle codecs. */
+ * Epochs are only ever added, at the end: who has read nr_epochs may use those before it without the lock. */
 #ifndef NF_CODEC_RING_H
 #define NF_CODEC_RING_H
 
 #include "base/lock.h"
 #include "codec/crypto.h"
 
+#include <stdatomic.h>
+
 struct nf_codec;
 
-/* I set before publication, then never changed;  l lock */
+/* I set before publication, then never changed;  l lock;  a set before nr_epochs says it is there, then never changed */
 struct nf_ring {
 	uint8_t volume_id[NF_VOLUME_ID_BYTES]; /* I */
 	uint8_t name_hash_key[16];             /* I */
-	struct nf_ring_keys *epochs;           /* I  ascending; key memory, owned */
-	size_t nr_epochs;                      /* I */
+	struct nf_ring_keys *epochs[NF_EPOCHS_MAX]; /* a  ascending; key memory, owned */
+	_Atomic size_t nr_epochs;              /* grows under the lock */
 	struct nf_lock lock;
 	struct nf_codec *idle; /* l  linked by next_idle */
 	size_t nr_idle;        /* l */

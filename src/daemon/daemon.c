@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/trace.h"
+#include "codec/keymem.h"
 #include "daemon/control.h"
 #include "daemon/explain.h"
 #include "daemon/hidden.h"
@@ -24,7 +25,8 @@ struct daemon {
 	struct nf_daemon_config *c;      /* borrowed */
 	struct nf_daemon_report *report; /* borrowed */
 	char *safe;                      /* the address without secrets; owned, as all below */
-	struct nf_header *header;
+	struct nf_header *header;        /* once the vault is open: who meets the store's only */
+	struct nf_slot_key *slot_key;    /* key memory */
 	struct nf_store *mirror;         /* the vault's; NULL: none */
 	struct nf_vault_paths paths;
 	struct nf_vault *vault;
@@ -105,23 +107,33 @@ static int explain(struct daemon *d, enum nf_daemon_stage stage, int code, const
 	return failed(d, stage, code, s ? s : nf_strerror(code));
 }
 
-/* Is it still that vault, and are these its keys?  Asked at the first meeting with the store of a vault that was opened by the
- * remembered header, and when another machine writes under keys we do not have. */
-static int meet(void *ctx, struct nf_store *store)
+/* Is it still that vault, and what are its keys now?  What this device remembers is updated before they are used. */
+static int meet(void *ctx, struct nf_store *store, struct nf_met *met)
 {
 	struct daemon *d = ctx;
 	nf_auto_free char *where = NULL;
-	uint8_t root_key[NF_KEY_BYTES];
-	struct nf_header *h = NULL;
-	bool kept = false;
+	bool writes = !d->c->vault.read_only && !store->read_only;
+	struct nf_header *h;
 
-	nf_header_root_key(d->header, root_key);
-	int r = nf_header_open(d->c->address, store, root_key, &kept, &h, &where);
-	nf_wipe(root_key, sizeof root_key);
-	if (r == 0 && kept)
-		r = nf_fail(-NF_E_OFFLINE);
-	nf_header_free(h);
-	return r;
+	int r = nf_header_meet(d->c->address, store, d->header, d->slot_key, writes, &h, &where);
+	if (r < 0)
+		return r;
+	nf_header_free(d->header);
+	d->header = h;
+	*met = (struct nf_met){ .header = h, .removed = !nf_header_has_slot(h, d->slot_key) };
+	return 0;
+}
+
+/* Into memory that stays here; the configuration's copy is wiped. */
+static int take_slot_key(struct daemon *d)
+{
+	struct nf_unlocked *u = &d->c->unlocked;
+
+	d->slot_key = nf_keymem_alloc(sizeof *d->slot_key);
+	if (d->slot_key)
+		*d->slot_key = u->slot_key;
+	nf_wipe(&u->slot_key, sizeof u->slot_key);
+	return d->slot_key ? 0 : nf_fail(-ENOMEM);
 }
 
 /* Puts the mirror under *STORE; that it cannot be reached is not known here and does not matter. */
@@ -163,8 +175,10 @@ static int open_vault(struct daemon *d)
 	if (r < 0)
 		return explain(d, stage, r, NULL);
 	stage = NF_STAGE_HEADER;
-	r = nf_header_open(c->address, store, c->root_key, &c->kept, &d->header, &where);
-	nf_wipe(c->root_key, sizeof c->root_key);
+	r = nf_header_open(c->address, store, c->unlocked.root_key, &c->unlocked.kept, &d->header, &where);
+	nf_wipe(c->unlocked.root_key, sizeof c->unlocked.root_key);
+	if (r == 0)
+		r = take_slot_key(d);
 	if (r == 0)
 		r = nf_vault_paths_of(nf_header_volume_id(d->header), c->cache_dir, &d->paths);
 	if (r < 0) {
@@ -177,7 +191,7 @@ static int open_vault(struct daemon *d)
 	c->vault.state_dir = d->paths.state;
 	c->vault.meet = meet;
 	c->vault.meet_ctx = d;
-	c->vault.unmet = c->kept && !c->fresh;
+	c->vault.unmet = c->unlocked.kept && !c->unlocked.fresh;
 	r = nf_vault_open(&c->vault, &d->vault);
 	return r < 0 ? explain(d, NF_STAGE_VAULT, r, d->paths.state) : 0;
 }
@@ -239,6 +253,7 @@ static void take_down(struct daemon *d)
 	nf_hidden_free(d->hidden);
 	nf_vault_close(d->vault);
 	nf_header_free(d->header);
+	nf_keymem_free(d->slot_key, sizeof *d->slot_key);
 	nf_vault_paths_deinit(&d->paths);
 	free(d->safe);
 }

@@ -5,6 +5,7 @@
 #ifndef NF_DAEMON_DAEMON_H
 #define NF_DAEMON_DAEMON_H
 
+#include "daemon/unlock.h"
 #include "fuse/front.h"
 #include "vault/vault.h"
 
@@ -20,11 +21,9 @@ struct nf_daemon_report {
 struct nf_daemon_config {
 	const char *address;
 	struct nf_store_options store;
-	uint8_t root_key[NF_KEY_BYTES]; /* wiped once used */
+	struct nf_unlocked unlocked;    /* wiped once used */
 	const char *cache_dir;          /* the user's choice; NULL */
 	const char *mirror;             /* address of a second store that gets all that is written; NULL */
-	bool kept;                      /* the header to open by is the remembered one */
-	bool fresh;                     /* ... and it was read from the store right now */
 	uint32_t link_wait_ms;          /* reads and fsync=remote wait so long for a connection that was lost */
 	bool offline;                   /* begin without the server, until told otherwise */
 	struct nf_vault_options vault;  /* store, header and directories are filled in */

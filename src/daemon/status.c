@@ -110,6 +110,26 @@ static void text_link(struct nf_text *t, const struct nf_vault_status *s)
 	nf_textf(t, "\n");
 }
 
+static const char *keys_word(const struct nf_vault_status *s)
+{
+	switch (s->keys) {
+	case NF_KEYS_CURRENT: return "current";
+	case NF_KEYS_UNCHECKED: return "unchecked";
+	case NF_KEYS_REMOVED: return "removed";
+	case NF_KEYS_CHANGED: return "changed";
+	}
+	return "";
+}
+
+static void text_keys(struct nf_text *t, const struct nf_vault_status *s)
+{
+	if (s->keys == NF_KEYS_REMOVED)
+		nf_textf(t, "keys                 the key this was mounted with was removed or changed; the next mount takes another one\n");
+	else if (s->keys == NF_KEYS_CHANGED)
+		nf_textf(t, "keys                 the vault has new ones (key rekey): nothing is exchanged until it is mounted again with\n"
+			    "                     one that was kept; what is done here meanwhile stays on this machine\n");
+}
+
 static void text_pins(struct nf_text *t, const struct nf_vault_status *s)
 {
 	if (!s->pins && !s->pin_error)
@@ -168,6 +188,7 @@ void nf_status_to_text(const struct nf_control_env *env, struct nf_text *t)
 	nf_textf(t, "store                %s\n", env->store);
 	nf_textf(t, "mounted at           %s%s\n", env->mount_point, s.read_only ? " (read-only)" : "");
 	text_link(t, &s);
+	text_keys(t, &s);
 	text_pending(t, &s);
 	text_mirror(t, env);
 	nf_textf(t, "open for writing     %" PRIu64 " files\n", s.open_for_write);
@@ -240,6 +261,8 @@ void nf_status_to_json(const struct nf_control_env *env, struct nf_text *t)
 		field(t, "mirror_copied_bytes", m.copied_bytes);
 	}
 	field_text(t, "last_error", s.last_error ? nf_error_name(s.last_error) : "");
+	field_text(t, "keys", keys_word(&s));
+	field(t, "key_epoch", s.key_epoch);
 	field_bool(t, "all_on_server", all_on_server(&s));
 	field_bool(t, "safe_to_switch_off", all_on_server(&s));
 	if (s.safe_in_ms < 0)

@@ -19,8 +19,7 @@ enum { ANSWER_MS = 250 };
 
 struct answer {
 	int error;
-	bool kept, fresh;
-	uint8_t root_key[NF_KEY_BYTES];
+	struct nf_unlocked u;
 };
 
 void nf_process_harden(void)
@@ -34,8 +33,8 @@ void nf_process_harden(void)
 
 static bool is_offline(int r) { return r == -NF_E_OFFLINE || r == -NF_E_TIMEOUT; }
 
-/* Which slot of H, in whatever state, SECRET opens. */
-static int find_slot(const struct nf_header *h, const struct nf_secret *secret, uint8_t used[NF_SLOT_ID_BYTES])
+/* Which slot of H, in whatever state, SECRET opens; H gets that slot's key. */
+static int find_slot(struct nf_header *h, const struct nf_secret *secret, uint8_t used[NF_SLOT_ID_BYTES])
 {
 	nf_auto_free void *p = NULL;
 	struct nf_header *locked;
@@ -47,46 +46,59 @@ static int find_slot(const struct nf_header *h, const struct nf_secret *secret, 
 	if (r < 0)
 		return r;
 	r = nf_header_unlock(locked, secret, used);
+	if (r == 0)
+		nf_header_hand_on_slot(h, locked);
 	nf_header_free(locked);
 	return r;
 }
 
-/* Replaces *H by the newest header that its root key opens. *OLDER: *H was of an older generation. */
-static int take_newest(struct nf_store *store, struct nf_header **h, bool *older)
+/* The newest header that NOW's root key opens. */
+static int load_by_root(struct nf_store *store, const struct nf_header *now, struct nf_header **out,
+			struct nf_header_found *found)
 {
 	struct nf_header *newest;
-	struct nf_header_found found;
 	uint8_t root_key[NF_KEY_BYTES];
 
-	nf_header_root_key(*h, root_key);
+	nf_header_root_key(now, root_key);
 	struct nf_header_key by_root = { .root_key = root_key };
-	int r = nf_header_store_load(store, &by_root, &newest, &found);
+	int r = nf_header_store_load(store, &by_root, &newest, found);
 	nf_wipe(root_key, sizeof root_key);
 	if (r < 0)
 		return r;
-	if (found.overtaken) {
+	if (found->overtaken) {
 		nf_header_free(newest);
 		return nf_fail(-NF_E_KEY_CHANGED);
 	}
+	*out = newest;
+	return 0;
+}
+
+/* Replaces *H by the newest header that its root key opens. *OLDER: *H was of an older generation. */
+static int take_newest(struct nf_store *store, struct nf_header **h, bool *older, struct nf_header_found *found)
+{
+	struct nf_header *newest;
+
+	int r = load_by_root(store, *h, &newest, found);
+	if (r < 0)
+		return r;
 	*older = nf_header_generation(newest) != nf_header_generation(*h);
 	nf_header_free(*h);
 	*h = newest;
 	return 0;
 }
 
-int nf_header_open_by(struct nf_store *store, const struct nf_secret *secret, struct nf_header **out,
-		      uint8_t used[NF_SLOT_ID_BYTES])
+static int open_by(struct nf_store *store, const struct nf_secret *secret, struct nf_header **out,
+		   uint8_t used[NF_SLOT_ID_BYTES], struct nf_header_found *found)
 {
 	struct nf_header_key by_secret = { .secret = secret };
-	struct nf_header_found found;
 	struct nf_header *h;
 	bool older = false;
 
-	int r = nf_header_store_load(store, &by_secret, &h, &found);
+	int r = nf_header_store_load(store, &by_secret, &h, found);
 	if (r < 0)
 		return r;
-	if (!found.newest)
-		r = take_newest(store, &h, &older);
+	if (!found->newest)
+		r = take_newest(store, &h, &older, found);
 	if (r == 0 && (older || used))
 		r = find_slot(h, secret, used);
 	if (r < 0) {
@@ -97,20 +109,30 @@ int nf_header_open_by(struct nf_store *store, const struct nf_secret *secret, st
 	return 0;
 }
 
-/* Replaces *K, unlocked, by what the store has now, which SECRET must open too. */
-static int take_current(struct nf_store *store, const struct nf_secret *secret, struct nf_header **k)
+int nf_header_open_by(struct nf_store *store, const struct nf_secret *secret, struct nf_header **out,
+		      uint8_t used[NF_SLOT_ID_BYTES])
 {
-	uint8_t root_key[NF_KEY_BYTES], used[NF_SLOT_ID_BYTES];
-	struct nf_header_key by_root = { .root_key = root_key };
 	struct nf_header_found found;
+
+	return open_by(store, secret, out, used, &found);
+}
+
+/* Replaces *K, unlocked, by what the store has now, which SECRET must open too. */
+static int take_current(struct nf_store *store, const struct nf_secret *secret, struct nf_header **k,
+			struct nf_header_found *found)
+{
+	uint8_t used[NF_SLOT_ID_BYTES];
 	struct nf_header *h;
 
-	nf_header_root_key(*k, root_key);
-	int r = nf_header_store_load(store, &by_root, &h, &found);
-	nf_wipe(root_key, sizeof root_key);
+	int r = load_by_root(store, *k, &h, found);
 	if (r < 0)
 		return r;
-	r = !found.newest ? nf_fail(-NF_E_KEY_WRONG) : nf_header_same_slots(h, *k) ? 0 : find_slot(h, secret, used);
+	if (!found->newest)
+		r = nf_fail(-NF_E_KEY_WRONG);
+	else if (nf_header_same_slots(h, *k))
+		nf_header_hand_on_slot(h, *k);
+	else
+		r = find_slot(h, secret, used);
 	if (r < 0) {
 		nf_header_free(h);
 		return r;
@@ -123,7 +145,8 @@ static int take_current(struct nf_store *store, const struct nf_secret *secret, 
 /* The header of a vault that this device knows as *K, by SECRET.  The key is derived from the copy while the server is asked,
  * and a second time only where the server has other slots.  A server that does not answer soon, or not as ours would, is not
  * waited for (*KEPT); one that refuses us, or has no vault, is another matter. */
-static int open_known(struct nf_store *store, const struct nf_secret *secret, struct nf_header **k, bool *kept)
+static int open_known(struct nf_store *store, const struct nf_secret *secret, struct nf_header **k, bool *kept,
+		      struct nf_header_found *found)
 {
 	uint64_t until_ns = nf_clock_ns() + ANSWER_MS * NF_NS_PER_MS;
 	struct nf_link_status s;
@@ -137,10 +160,10 @@ static int open_known(struct nf_store *store, const struct nf_secret *secret, st
 		return s.last_error == -NF_E_STORE_DENIED || s.last_error == -NF_E_HEADER_MISSING ? s.last_error : mine;
 	}
 	if (r == 0)
-		r = take_current(store, secret, k);
+		r = take_current(store, secret, k, found);
 	if (r < 0 && !is_offline(r)) {
 		/* The copy has nothing to say to it: other keys, or another vault. */
-		r = nf_header_open_by(store, secret, &h, NULL);
+		r = open_by(store, secret, &h, NULL, found);
 		if (r == 0) {
 			nf_header_free(*k);
 			*k = h;
@@ -180,15 +203,14 @@ static int why(struct nf_store *store, int r)
 
 /* *KEPT, in: do not ask the store; out: it was not asked, or did not answer. */
 static int load(const char *address, struct nf_store *store, const struct nf_header_key *key,
-		struct nf_header **out, bool *kept)
+		struct nf_header **out, bool *kept, struct nf_header_found *found)
 {
-	struct nf_header_found found = { 0 };
 	int r = -NF_E_OFFLINE;
 
 	if (!*kept)
-		r = key->secret ? nf_header_open_by(store, key->secret, out, NULL) :
-				  nf_header_store_load(store, key, out, &found);
-	if (r == 0 && found.overtaken) {
+		r = key->secret ? open_by(store, key->secret, out, NULL, found) :
+				  nf_header_store_load(store, key, out, found);
+	if (r == 0 && found->overtaken) {
 		nf_header_free(*out);
 		*out = NULL;
 		r = nf_fail(-NF_E_KEY_CHANGED);
@@ -215,6 +237,8 @@ static void child(const char *address, const struct nf_store_options *so, const 
 {
 	struct nf_link_options lo = { .held = offline };
 	struct nf_header_key key = { .secret = secret };
+	struct nf_header_found found = { 0 };
+	struct nf_unlocked *u = &a->u;
 	struct nf_header *h = NULL;
 	struct nf_store *store;
 
@@ -224,12 +248,17 @@ static void child(const char *address, const struct nf_store_options *so, const 
 	if (a->error)
 		return;
 	if (nf_pin_header(address, &h) == 0)
-		a->error = open_known(store, secret, &h, &a->kept);
+		a->error = open_known(store, secret, &h, &u->kept, &found);
 	else
-		a->error = load(address, store, &key, &h, &a->kept);
-	if (a->error == 0)
-		nf_header_root_key(h, a->root_key);
-	a->fresh = a->error == 0 && !a->kept && remembers(address, h);
+		a->error = load(address, store, &key, &h, &u->kept, &found);
+	if (a->error == 0) {
+		nf_header_root_key(h, u->root_key);
+		(void)nf_header_slot_key(h, &u->slot_key); /* opened by its secret: it has one */
+		u->fresh = !u->kept && remembers(address, h);
+		u->kept |= u->fresh;
+		/* Who opens the vault next meets its header once more, and writes what headers that differ come to. */
+		u->fresh &= !found.needs_write;
+	}
 	/* The process ends: nobody waits for what hangs. */
 	nf_header_free(h);
 }
@@ -250,7 +279,7 @@ static int read_answer(int fd, struct answer *a)
 }
 
 int nf_unlock(const char *address, const struct nf_store_options *so, const struct nf_secret *secret, bool offline,
-	      uint8_t root_key[NF_KEY_BYTES], bool *kept, bool *fresh)
+	      struct nf_unlocked *out)
 {
 	struct answer a = { 0 };
 	int fd[2];
@@ -279,11 +308,8 @@ int nf_unlock(const char *address, const struct nf_store_options *so, const stru
 		;
 	if (r == 0)
 		r = a.error;
-	if (r == 0) {
-		memcpy(root_key, a.root_key, NF_KEY_BYTES);
-		*kept = a.kept || a.fresh;
-		*fresh = a.fresh;
-	}
+	if (r == 0)
+		*out = a.u;
 	nf_wipe(&a, sizeof a);
 	return r;
 }
@@ -292,12 +318,75 @@ int nf_header_open(const char *address, struct nf_store *store, const uint8_t ro
 		   struct nf_header **out, char **where)
 {
 	struct nf_header_key key = { .root_key = root_key };
+	struct nf_header_found found = { 0 };
 	struct nf_header *h = NULL;
 
-	int r = load(address, store, &key, &h, kept);
+	int r = load(address, store, &key, &h, kept, &found);
 	if (r == 0)
 		r = nf_pin_check(address, h, where);
 	if (r == 0 && !*kept)
+		r = nf_pin_save(address, h);
+	if (r < 0) {
+		nf_header_free(h);
+		return r;
+	}
+	*out = h;
+	return 0;
+}
+
+/* After a rekey: by the slot's key, and then the newest under that root key. */
+static int load_by_slot(struct nf_store *store, const struct nf_slot_key *slot_key, struct nf_header **out,
+			struct nf_header_found *found)
+{
+	struct nf_header_key by_slot = { .slot_key = slot_key };
+	struct nf_header *h;
+	bool older;
+
+	int r = nf_header_store_load(store, &by_slot, &h, found);
+	if (r == 0 && !found->newest)
+		r = take_newest(store, &h, &older, found);
+	else if (r < 0)
+		return r;
+	if (r < 0) {
+		nf_header_free(h);
+		return r;
+	}
+	*out = h;
+	return 0;
+}
+
+/* Writes H, merged of headers that differ, as the next generation, unless somebody else is at it. */
+static void write_merged(struct nf_store *store, struct nf_header *h)
+{
+	uint64_t generation = nf_header_generation(h);
+
+	if (generation == UINT32_MAX)
+		return;
+	nf_header_set_generation(h, generation + 1);
+	if (nf_header_store_save_next(store, h, false) < 0)
+		nf_header_set_generation(h, generation);
+}
+
+int nf_header_meet(const char *address, struct nf_store *store, const struct nf_header *now,
+		   const struct nf_slot_key *slot_key, bool writes, struct nf_header **out, char **where)
+{
+	struct nf_header_found found = { 0 };
+	struct nf_header *h = NULL;
+
+	int r = load_by_root(store, now, &h, &found);
+	/* The last: a store without listing shows one header, and another root key made it. */
+	if ((r == -NF_E_KEY_CHANGED || r == -NF_E_KEY_WRONG || r == -NF_E_XFORM_BAD_TAG) && slot_key) {
+		int by_root = r;
+		r = load_by_slot(store, slot_key, &h, &found);
+		if (r == -NF_E_KEY_WRONG)
+			r = by_root;
+	}
+	if (r < 0)
+		return r;
+	r = nf_pin_check(address, h, where);
+	if (r == 0 && found.needs_write && found.newest && writes)
+		write_merged(store, h);
+	if (r == 0)
 		r = nf_pin_save(address, h);
 	if (r < 0) {
 		nf_header_free(h);

@@ -15,6 +15,7 @@
 #include "base/random.h"
 #include "base/trace.h"
 #include "vault/calls.h"
+#include "vault/header.h"
 #include "vault/shelf.h"
 #include "vault/upload.h"
 
@@ -167,18 +168,57 @@ static int check_cloned(struct nf_vault *v, const struct nf_look_result *look)
 	return 0;
 }
 
+/* Takes the keys that the vault has now. */
+static int meet(struct nf_vault *v)
+{
+	struct nf_met met = { 0 };
+
+	int r = v->meet ? v->meet(v->meet_ctx, v->store, &met) : nf_fail(-NF_E_KEY_EPOCH_UNKNOWN);
+	if (r == 0)
+		r = nf_header_extend_ring(met.header, v->ring);
+	v->unmet = r < 0;
+	if (r == 0)
+		v->met_ns = nf_clock_ns();
+	nf_lock_take(&v->ns);
+	if (r == 0)
+		v->keys = met.removed ? NF_KEYS_REMOVED : NF_KEYS_CURRENT;
+	else if (r == -NF_E_KEY_CHANGED)
+		v->keys = NF_KEYS_CHANGED;
+	nf_lock_drop(&v->ns);
+	return r;
+}
+
+/* Is the header to be asked for, before anything else? */
+static bool meeting_is_due(struct nf_vault *v)
+{
+	if (!v->meet)
+		return false;
+	nf_lock_take(&v->ns);
+	if (v->returned)
+		v->unmet = true;
+	v->returned = false;
+	nf_lock_drop(&v->ns);
+	return v->unmet || nf_clock_ns() - v->met_ns > v->meet_every_ns;
+}
+
+/* To go on without what others write under keys we do not have would be a history of our own.  The epoch stands in
+ * clear, so the store's headers are asked whether it is true; where it is, our key may open the new ones. */
+static int look_again(struct nf_vault *v, struct nf_look_result *out)
+{
+	uint32_t before = nf_ring_newest(v->ring);
+	int r = meet(v);
+
+	return r < 0 || nf_ring_newest(v->ring) == before ? r : nf_look(v->look, out);
+}
+
 static int look(struct nf_vault *v, struct nf_look_result *out)
 {
-	int r = v->unmet ? v->meet(v->meet_ctx, v->store) : 0;
+	int r = meeting_is_due(v) ? meet(v) : 0;
 
-	if (r == 0) {
-		v->unmet = false;
+	if (r == 0)
 		r = nf_look(v->look, out);
-	}
-	/* To go on without what others write under keys we do not have would be a history of our own.  The epoch stands in
-	 * clear, so the store's headers are asked whether it is true. */
 	if (r == 0 && out->newer_epoch)
-		r = v->meet ? v->meet(v->meet_ctx, v->store) : nf_fail(-NF_E_KEY_EPOCH_UNKNOWN);
+		r = look_again(v, out);
 	nf_count(NF_C_LOOKS, 1);
 	if (r == 0 && out->nr_leaves == 0)
 		r = nf_fail(-NF_E_HEAD_ROLLBACK);
@@ -471,6 +511,7 @@ void nf_commit_link(void *vault, enum nf_link_state s)
 
 	nf_link_status(v->link, &now);
 	nf_lock_take(&v->ns);
+	v->returned |= v->away && !away;
 	if (v->away && !away) {
 		v->reintegrate_seq = nf_commit_target(v);
 		v->reintegrating = v->reintegrate_seq != 0;
@@ -593,7 +634,7 @@ static void *committer(void *arg)
 		nf_lock_drop(&v->ns);
 		int r = 0;
 		/* A poll is one listing; only news makes more of it. */
-		bool quiet = !due && !whole && !v->unmet && nf_look_poll(v->look) == 0;
+		bool quiet = !due && !whole && !meeting_is_due(v) && nf_look_poll(v->look) == 0;
 		if (!quiet)
 			r = nf_commit_turn(v, due);
 		else if (v->base_seen_ns)
@@ -652,6 +693,7 @@ static int reach(struct nf_vault *v)
 		return nf_fail(-NF_E_OFFLINE);
 	/* The link's own message may come later than this. */
 	nf_lock_take(&v->ns);
+	v->returned |= v->away;
 	v->away = false;
 	nf_lock_drop(&v->ns);
 	return 0;

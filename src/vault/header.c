@@ -29,6 +29,8 @@ static const uint8_t magic[8] = { 'F', 'O', 'L', 'I', 'O', 'F', 'S', 1 };
 /* In key memory. */
 struct header_keys {
 	uint8_t root[NF_KEY_BYTES];
+	struct nf_slot_key slot; /* what it was opened by, */
+	bool by_slot;            /* if this is set */
 	uint8_t name_hash_key[16];
 	size_t nr_epochs;
 	struct nf_ring_epoch epochs[NF_EPOCHS_MAX];
@@ -165,17 +167,31 @@ size_t nf_header_slots(const struct nf_header *h, struct nf_slot_info *out, size
 	return h->nr_slots;
 }
 
-int nf_header_rekey(struct nf_header *h)
+int nf_header_rekey(struct nf_header *h, const uint8_t keep[NF_SLOT_ID_BYTES])
 {
+	struct nf_slot *old = keep ? find_slot(h->slots, h->nr_slots, keep) : NULL, again;
+	uint8_t root[NF_KEY_BYTES];
+
 	NF_ASSERT(h->keys);
 	if (h->keys->nr_epochs == NF_EPOCHS_MAX)
 		return nf_fail(-ENOSPC);
-	nf_random(h->keys->root, sizeof h->keys->root);
-	add_epoch(h->keys);
-	for (size_t i = 0; i < h->nr_slots; i++)
-		if (nf_slot_is_live(&h->slots[i]))
-			nf_slot_bury(&h->slots[i]);
-	return 0;
+	if (keep && (!old || !nf_slot_is_live(old) || !h->keys->by_slot))
+		return nf_fail(-ENOENT);
+	nf_random(root, sizeof root);
+	int r = keep ? nf_slot_make_again(&again, h->volume_id, old, &h->keys->slot, root) : 0;
+	if (r == 0) {
+		memcpy(h->keys->root, root, sizeof root);
+		add_epoch(h->keys);
+		for (size_t i = 0; i < h->nr_slots; i++)
+			if (nf_slot_is_live(&h->slots[i]))
+				nf_slot_bury(&h->slots[i]);
+		if (keep && h->nr_slots == NF_SLOTS_MAX)
+			drop_oldest_tombstone(h->slots, &h->nr_slots);
+		if (keep)
+			h->slots[h->nr_slots++] = again;
+	}
+	nf_wipe(root, sizeof root);
+	return r;
 }
 
 /* -- decoding --------------------------------------------------------------------- */
@@ -351,9 +367,21 @@ int nf_header_unlock_root(struct nf_header *h, const uint8_t root_key[NF_KEY_BYT
 	return r;
 }
 
+static int unlock_by(struct nf_header *h, const uint8_t root[NF_KEY_BYTES], const struct nf_slot_key *key)
+{
+	int r = nf_header_unlock_root(h, root);
+
+	if (r == 0) {
+		h->keys->slot = *key;
+		h->keys->by_slot = true;
+	}
+	return r;
+}
+
 int nf_header_unlock(struct nf_header *h, const struct nf_secret *secret,
 		     uint8_t slot_id[NF_SLOT_ID_BYTES])
 {
+	struct nf_slot_key key = { 0 };
 	uint8_t root[NF_KEY_BYTES];
 	int r = -NF_E_KEY_WRONG;
 	size_t i;
@@ -362,13 +390,62 @@ int nf_header_unlock(struct nf_header *h, const struct nf_secret *secret,
 		return nf_fail(-EALREADY);
 	for (i = 0; i < h->nr_slots && r == -NF_E_KEY_WRONG; i++)
 		if (nf_slot_is_live(&h->slots[i]) && nf_slot_kind(&h->slots[i]) == secret->kind)
-			r = nf_slot_open(&h->slots[i], h->volume_id, secret, root);
+			r = nf_slot_open(&h->slots[i], h->volume_id, secret, root, &key);
 	if (!r)
-		r = nf_header_unlock_root(h, root);
+		r = unlock_by(h, root, &key);
 	nf_wipe(root, sizeof root);
+	nf_wipe(&key, sizeof key);
 	if (!r && slot_id)
 		memcpy(slot_id, nf_slot_id(&h->slots[i - 1]), NF_SLOT_ID_BYTES);
 	return nf_fail(r);
+}
+
+/* The root key, of the live slot that KEY opens. */
+static int open_slot(const struct nf_header *h, const struct nf_slot_key *key, uint8_t root[NF_KEY_BYTES])
+{
+	int r = -NF_E_KEY_WRONG;
+
+	for (size_t i = 0; i < h->nr_slots && r == -NF_E_KEY_WRONG; i++)
+		if (nf_slot_is_live(&h->slots[i]))
+			r = nf_slot_open_by_key(&h->slots[i], h->volume_id, key, root);
+	return r;
+}
+
+int nf_header_unlock_slot(struct nf_header *h, const struct nf_slot_key *key)
+{
+	uint8_t root[NF_KEY_BYTES];
+
+	if (h->keys)
+		return nf_fail(-EALREADY);
+	int r = open_slot(h, key, root);
+	if (!r)
+		r = unlock_by(h, root, key);
+	nf_wipe(root, sizeof root);
+	return nf_fail(r);
+}
+
+bool nf_header_slot_key(const struct nf_header *h, struct nf_slot_key *out)
+{
+	NF_ASSERT(h->keys);
+	if (h->keys->by_slot)
+		*out = h->keys->slot;
+	return h->keys->by_slot;
+}
+
+void nf_header_hand_on_slot(struct nf_header *h, const struct nf_header *from)
+{
+	NF_ASSERT(h->keys && from->keys);
+	h->keys->slot = from->keys->slot;
+	h->keys->by_slot = from->keys->by_slot;
+}
+
+bool nf_header_has_slot(const struct nf_header *h, const struct nf_slot_key *key)
+{
+	uint8_t root[NF_KEY_BYTES];
+
+	int r = open_slot(h, key, root);
+	nf_wipe(root, sizeof root);
+	return r == 0;
 }
 
 bool nf_header_is_unlocked(const struct nf_header *h) { return h->keys != NULL; }
@@ -411,6 +488,12 @@ int nf_header_ring(const struct nf_header *h, struct nf_ring **out)
 	NF_ASSERT(h->keys);
 	return nf_ring_new(h->volume_id, h->keys->epochs, h->keys->nr_epochs,
 			   h->keys->name_hash_key, out);
+}
+
+int nf_header_extend_ring(const struct nf_header *h, struct nf_ring *ring)
+{
+	NF_ASSERT(h->keys);
+	return nf_ring_extend(ring, h->volume_id, h->keys->epochs, h->keys->nr_epochs, h->keys->name_hash_key);
 }
 
 /* -- encoding --------------------------------------------------------------------- */

@@ -23,6 +23,11 @@ struct nf_secret {
 	size_t len;
 };
 
+/* What the KDF makes of a secret for its slot: opens that slot, and what a rekey makes of it, without the secret. */
+struct nf_slot_key {
+	uint8_t key[NF_KEY_BYTES];
+};
+
 struct nf_kdf_params {
 	unsigned log2_n; /* 0: the default, 17 */
 	uint32_t r;
@@ -54,6 +59,14 @@ int nf_header_unlock(struct nf_header *h, const struct nf_secret *secret,
 		     uint8_t slot_id[NF_SLOT_ID_BYTES]);
 /* Unlocks by the root key itself, as handed over by the child that ran the KDF. */
 int nf_header_unlock_root(struct nf_header *h, const uint8_t root_key[NF_KEY_BYTES]);
+/* Unlocks by a slot's key, kept from an earlier unlocking; no KDF.  -NF_E_KEY_WRONG if it is of none of the live slots. */
+int nf_header_unlock_slot(struct nf_header *h, const struct nf_slot_key *key);
+/* The key of the slot that unlocked H, or was handed on to it: false if it was unlocked by its root key.  The caller wipes it. */
+bool nf_header_slot_key(const struct nf_header *h, struct nf_slot_key *out);
+/* Hands the slot's key of FROM on to H, another header of the same vault; both unlocked. */
+void nf_header_hand_on_slot(struct nf_header *h, const struct nf_header *from);
+/* Does a live slot of H have that key? */
+bool nf_header_has_slot(const struct nf_header *h, const struct nf_slot_key *key);
 bool nf_header_is_unlocked(const struct nf_header *h);
 /* Copies the root key out of an unlocked header; the caller wipes it. */
 void nf_header_root_key(const struct nf_header *h, uint8_t out[NF_KEY_BYTES]);
@@ -66,6 +79,8 @@ void nf_header_set_generation(struct nf_header *h, uint64_t generation);
 size_t nf_header_slots(const struct nf_header *h, struct nf_slot_info *out, size_t max);
 /* The ring of an unlocked header; *OUT is the caller's. */
 int nf_header_ring(const struct nf_header *h, struct nf_ring **out);
+/* Gives RING, made of an older header of this vault, the epochs that it lacks: nf_ring_extend(). */
+int nf_header_extend_ring(const struct nf_header *h, struct nf_ring *ring);
 /* Adds a slot to an unlocked header; -ENOSPC if 8 are live. */
 int nf_header_slot_add(struct nf_header *h, const struct nf_secret *secret,
 		       const struct nf_kdf_params *kdf, const char *label,
@@ -73,8 +88,9 @@ int nf_header_slot_add(struct nf_header *h, const struct nf_secret *secret,
 /* Turns a slot into a tombstone; -EBUSY if it is the last live one, -ENOENT. */
 int nf_header_slot_remove(struct nf_header *h, const uint8_t id[NF_SLOT_ID_BYTES]);
 /* Begins `key rekey`: a new root key and a new epoch; every slot becomes a tombstone, and the
- * caller adds one for each secret at hand before encoding.  -ENOSPC after 256 epochs. */
-int nf_header_rekey(struct nf_header *h);
+ * caller adds one for each secret at hand before encoding.  KEEP (NULL: none) is the id of the slot whose key H has: a new slot
+ * takes its place that opens by the same slot key, so that mounts which have that one go on.  -ENOSPC after 256 epochs. */
+int nf_header_rekey(struct nf_header *h, const uint8_t keep[NF_SLOT_ID_BYTES]);
 /* The newest epoch of an unlocked header, and what a device remembers of its master: who shows it again held the ring. */
 uint32_t nf_header_epoch(const struct nf_header *h);
 size_t nf_header_nr_epochs(const struct nf_header *h);

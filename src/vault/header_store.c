@@ -101,6 +101,8 @@ static int try_unlock(struct search *q, struct nf_header *h)
 {
 	if (q->key->root_key)
 		return nf_header_unlock_root(h, q->key->root_key);
+	if (q->key->slot_key)
+		return nf_header_unlock_slot(h, q->key->slot_key);
 	if (q->unlocks++ >= UNLOCKS_MAX)
 		return nf_fail(-NF_E_KEY_WRONG);
 	return nf_header_unlock(h, q->key->secret, NULL);

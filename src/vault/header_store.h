@@ -11,9 +11,10 @@
 #include "foliofs/store.h"
 #include "vault/header.h"
 
-/* What opens a header: a secret, or the root key a child made of one.  The other is NULL. */
+/* What opens a header: a secret, the key of its slot, or the root key a child made of one.  The others are NULL. */
 struct nf_header_key {
 	const struct nf_secret *secret;
+	const struct nf_slot_key *slot_key;
 	const uint8_t *root_key; /* NF_KEY_BYTES */
 };
 

@@ -36,7 +36,7 @@ int nf_look_new(struct nf_store *store, struct nf_ring *ring, struct nf_fetch *f
 		return nf_fail(-ENOMEM);
 	l->store = store;
 	l->fetch = fetch;
-	l->epoch = nf_ring_newest(ring);
+	l->ring = ring;
 	nf_avl_init(&l->names, NULL);
 	l->codec = nf_codec_get(ring);
 	if (!l->codec) {

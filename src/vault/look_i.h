@@ -33,7 +33,7 @@ struct nf_leaf_set {
 struct nf_look {
 	struct nf_store *store;
 	struct nf_codec *codec;
-	uint32_t epoch; /* the ring's newest */
+	struct nf_ring *ring; /* borrowed */
 	struct nf_fetch *fetch; /* NULL: trees are not read */
 	struct nf_avl names;
 	struct nf_leaf_set leaves;

@@ -90,7 +90,7 @@ static int end_read(struct nf_look *l, struct read *rd)
 		e->readable = true;
 		memcpy(e->id.tag, e->head.id.tag, sizeof e->id.tag);
 		nf_look_cover_parents(l, e);
-	} else if (rd->op.error == 0 && nf_head_epoch(rd->buf, rd->op.transferred_bytes) > l->epoch) {
+	} else if (rd->op.error == 0 && nf_head_epoch(rd->buf, rd->op.transferred_bytes) > nf_ring_newest(l->ring)) {
 		l->newer_epoch = true;
 	} else if (r == -NF_E_STORE_NOT_FOUND) {
 		e->listed = false; /* pruned since the listing */

@@ -84,6 +84,18 @@ struct slot_keys {
 
 static void slot_keys_free_p(struct slot_keys **k) { nf_keymem_free(*k, sizeof **k); }
 
+/* From K's slot key. */
+static int derive_rest(struct slot_keys *k, const uint8_t volume_id[NF_VOLUME_ID_BYTES])
+{
+	int r = nf_hkdf(k->slot_key, sizeof k->slot_key, volume_id, NF_VOLUME_ID_BYTES, "foliofs 1 commit",
+			k->commitment, sizeof k->commitment);
+
+	if (!r)
+		r = nf_hkdf(k->slot_key, sizeof k->slot_key, volume_id, NF_VOLUME_ID_BYTES, "foliofs 1 slot",
+			    k->wrap_key, sizeof k->wrap_key);
+	return r;
+}
+
 static int derive(struct slot_keys *k, const uint8_t raw[NF_SLOT_BYTES],
 		  const uint8_t volume_id[NF_VOLUME_ID_BYTES], const struct nf_secret *secret)
 {
@@ -95,13 +107,7 @@ static int derive(struct slot_keys *k, const uint8_t raw[NF_SLOT_BYTES],
 	else
 		r = nf_hkdf(secret->p, secret->len, raw + OFF_SALT, 32, "foliofs 1 keyfile",
 			    k->slot_key, sizeof k->slot_key);
-	if (!r)
-		r = nf_hkdf(k->slot_key, sizeof k->slot_key, volume_id, NF_VOLUME_ID_BYTES,
-			    "foliofs 1 commit", k->commitment, sizeof k->commitment);
-	if (!r)
-		r = nf_hkdf(k->slot_key, sizeof k->slot_key, volume_id, NF_VOLUME_ID_BYTES,
-			    "foliofs 1 slot", k->wrap_key, sizeof k->wrap_key);
-	return r;
+	return r ? r : derive_rest(k, volume_id);
 }
 
 static void slot_aad(uint8_t aad[NF_AAD_COMMON_BYTES + BOUND_BYTES], const uint8_t *raw,
@@ -127,11 +133,22 @@ static int set_kdf(uint8_t *raw, const struct nf_kdf_params *kdf)
 	return 0;
 }
 
+/* S is complete but for what K says. */
+static int wrap(struct nf_slot *s, const uint8_t volume_id[NF_VOLUME_ID_BYTES], const struct slot_keys *k,
+		const uint8_t root_key[NF_KEY_BYTES])
+{
+	uint8_t aad[NF_AAD_COMMON_BYTES + BOUND_BYTES], nonce[NF_NONCE_BYTES];
+
+	memcpy(s->raw + OFF_COMMIT, k->commitment, sizeof k->commitment);
+	slot_aad(aad, s->raw, volume_id);
+	nf_random(nonce, sizeof nonce);
+	return nf_xaes_seal(k->wrap_key, nonce, aad, sizeof aad, root_key, NF_KEY_BYTES, s->raw + OFF_WRAPPED);
+}
+
 int nf_slot_make(struct nf_slot *s, const uint8_t volume_id[NF_VOLUME_ID_BYTES],
 		 const struct nf_secret *secret, const struct nf_kdf_params *kdf,
 		 const uint8_t root_key[NF_KEY_BYTES], const char *label)
 {
-	uint8_t aad[NF_AAD_COMMON_BYTES + BOUND_BYTES], nonce[NF_NONCE_BYTES];
 	struct nf_slot made = { 0 };
 
 	if (!secret_fits(secret) || strlen(label) >= sizeof made.label)
@@ -146,13 +163,8 @@ int nf_slot_make(struct nf_slot *s, const uint8_t volume_id[NF_VOLUME_ID_BYTES],
 	int r = secret->kind == NF_SLOT_PASSPHRASE ? set_kdf(made.raw, kdf) : 0;
 	if (!r)
 		r = derive(k, made.raw, volume_id, secret);
-	if (r)
-		return r;
-	memcpy(made.raw + OFF_COMMIT, k->commitment, sizeof k->commitment);
-	slot_aad(aad, made.raw, volume_id);
-	nf_random(nonce, sizeof nonce);
-	r = nf_xaes_seal(k->wrap_key, nonce, aad, sizeof aad, root_key, NF_KEY_BYTES,
-			 made.raw + OFF_WRAPPED);
+	if (!r)
+		r = wrap(&made, volume_id, k, root_key);
 	if (r)
 		return r;
 	strcpy(made.label, label);
@@ -160,24 +172,68 @@ int nf_slot_make(struct nf_slot *s, const uint8_t volume_id[NF_VOLUME_ID_BYTES],
 	return 0;
 }
 
-int nf_slot_open(const struct nf_slot *s, const uint8_t volume_id[NF_VOLUME_ID_BYTES],
-		 const struct nf_secret *secret, uint8_t root_key[NF_KEY_BYTES])
+int nf_slot_make_again(struct nf_slot *s, const uint8_t volume_id[NF_VOLUME_ID_BYTES], const struct nf_slot *old,
+		       const struct nf_slot_key *key, const uint8_t root_key[NF_KEY_BYTES])
+{
+	struct nf_slot made = *old;
+
+	nf_auto(slot_keys_free_p) struct slot_keys *k = nf_keymem_alloc(sizeof *k);
+	if (!k)
+		return nf_fail(-ENOMEM);
+	/* Another id: the old slot becomes a tombstone, and a tombstone wins in a merge. */
+	nf_random(made.raw, NF_SLOT_ID_BYTES);
+	nf_put_le64(made.raw + OFF_CREATED, (uint64_t)nf_clock_real().tv_sec);
+	memcpy(k->slot_key, key->key, sizeof k->slot_key);
+	int r = derive_rest(k, volume_id);
+	if (!r && !nf_equal_ct(k->commitment, old->raw + OFF_COMMIT, sizeof k->commitment))
+		r = nf_fail(-NF_E_KEY_WRONG);
+	if (!r)
+		r = wrap(&made, volume_id, k, root_key);
+	if (!r)
+		*s = made;
+	return r;
+}
+
+/* By the keys derived for S. */
+static int unwrap(const struct nf_slot *s, const uint8_t volume_id[NF_VOLUME_ID_BYTES], const struct slot_keys *k,
+		  uint8_t root_key[NF_KEY_BYTES])
 {
 	uint8_t aad[NF_AAD_COMMON_BYTES + BOUND_BYTES];
 
+	if (!nf_equal_ct(k->commitment, s->raw + OFF_COMMIT, sizeof k->commitment))
+		return nf_fail(-NF_E_KEY_WRONG);
+	slot_aad(aad, s->raw, volume_id);
+	return nf_xaes_open(k->wrap_key, aad, sizeof aad, s->raw + OFF_WRAPPED,
+			    NF_SLOT_BYTES - OFF_WRAPPED, root_key);
+}
+
+int nf_slot_open(const struct nf_slot *s, const uint8_t volume_id[NF_VOLUME_ID_BYTES],
+		 const struct nf_secret *secret, uint8_t root_key[NF_KEY_BYTES], struct nf_slot_key *key)
+{
 	if (!nf_slot_is_live(s) || nf_slot_kind(s) != secret->kind || !secret_fits(secret))
 		return nf_fail(-NF_E_KEY_WRONG);
 	nf_auto(slot_keys_free_p) struct slot_keys *k = nf_keymem_alloc(sizeof *k);
 	if (!k)
 		return nf_fail(-ENOMEM);
 	int r = derive(k, s->raw, volume_id, secret);
-	if (r)
-		return r;
-	if (!nf_equal_ct(k->commitment, s->raw + OFF_COMMIT, sizeof k->commitment))
+	if (!r)
+		r = unwrap(s, volume_id, k, root_key);
+	if (!r)
+		memcpy(key->key, k->slot_key, sizeof key->key);
+	return r;
+}
+
+int nf_slot_open_by_key(const struct nf_slot *s, const uint8_t volume_id[NF_VOLUME_ID_BYTES],
+			const struct nf_slot_key *key, uint8_t root_key[NF_KEY_BYTES])
+{
+	if (!nf_slot_is_live(s))
 		return nf_fail(-NF_E_KEY_WRONG);
-	slot_aad(aad, s->raw, volume_id);
-	return nf_xaes_open(k->wrap_key, aad, sizeof aad, s->raw + OFF_WRAPPED,
-			    NF_SLOT_BYTES - OFF_WRAPPED, root_key);
+	nf_auto(slot_keys_free_p) struct slot_keys *k = nf_keymem_alloc(sizeof *k);
+	if (!k)
+		return nf_fail(-ENOMEM);
+	memcpy(k->slot_key, key->key, sizeof k->slot_key);
+	int r = derive_rest(k, volume_id);
+	return r ? r : unwrap(s, volume_id, k, root_key);
 }
 
 void nf_slot_bury(struct nf_slot *s)

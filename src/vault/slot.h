@@ -26,9 +26,16 @@ uint64_t nf_slot_created_s(const struct nf_slot *s);
 int nf_slot_make(struct nf_slot *s, const uint8_t volume_id[NF_VOLUME_ID_BYTES],
 		 const struct nf_secret *secret, const struct nf_kdf_params *kdf,
 		 const uint8_t root_key[NF_KEY_BYTES], const char *label);
-/* Unwraps the root key of a live slot.  Runs the KDF.  -NF_E_KEY_WRONG. */
+/* Unwraps the root key of a live slot; the slot's key goes to *KEY.  Runs the KDF.  -NF_E_KEY_WRONG. */
 int nf_slot_open(const struct nf_slot *s, const uint8_t volume_id[NF_VOLUME_ID_BYTES],
-		 const struct nf_secret *secret, uint8_t root_key[NF_KEY_BYTES]);
+		 const struct nf_secret *secret, uint8_t root_key[NF_KEY_BYTES], struct nf_slot_key *key);
+/* The same by the slot's key; no KDF. */
+int nf_slot_open_by_key(const struct nf_slot *s, const uint8_t volume_id[NF_VOLUME_ID_BYTES],
+			const struct nf_slot_key *key, uint8_t root_key[NF_KEY_BYTES]);
+/* Fills S with a new slot for the secret of the live slot OLD, whose key is KEY: the same salt, KDF parameters and label,
+ * another root key. */
+int nf_slot_make_again(struct nf_slot *s, const uint8_t volume_id[NF_VOLUME_ID_BYTES], const struct nf_slot *old,
+		       const struct nf_slot_key *key, const uint8_t root_key[NF_KEY_BYTES]);
 void nf_slot_bury(struct nf_slot *s); /* makes a tombstone */
 void nf_slot_to_info(const struct nf_slot *s, struct nf_slot_info *out);
 

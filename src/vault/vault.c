@@ -23,6 +23,7 @@ enum {
 	NODE_THREADS = 2,
 	CLAIM_TRIES = 8,
 	MIN_FREE_BYTES = 64 << 20, /* the cache never takes the room that journal and state live from */
+	MEET_EVERY_MS = 600000,
 	PATH_DEPTH_MAX = 4096,
 	STREAM_BYTES = 64 << 20,
 	ROOM_WAIT_MS = 10000,
@@ -293,6 +294,9 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	v->meet = o->meet;
 	v->meet_ctx = o->meet_ctx;
 	v->unmet = o->meet && o->unmet;
+	v->keys = v->unmet ? NF_KEYS_UNCHECKED : NF_KEYS_CURRENT;
+	v->meet_every_ns = (o->meet_every_ms ? o->meet_every_ms : MEET_EVERY_MS) * NF_NS_PER_MS;
+	v->met_ns = nf_clock_ns();
 	v->link = nf_store_is_link(o->store) ? o->store : NULL;
 	v->files = o->files ? o->files : &nf_file_real;
 	v->host = strdup(o->host ? o->host : host);
@@ -688,6 +692,8 @@ void nf_vault_status(struct nf_vault *v, struct nf_vault_status *out)
 	s.read_only = v->read_only;
 	s.manual = v->manual;
 	s.last_error = v->last_error;
+	s.keys = v->keys;
+	s.key_epoch = nf_ring_newest(v->ring);
 	pending(v, &s);
 	s.committing = v->committing;
 	s.upload_done_bytes = v->upload_done;

@@ -19,6 +19,12 @@ struct nf_gc_options;
 struct nf_header;
 struct nf_file_ops;
 
+/* What meeting the store's header found. */
+struct nf_met {
+	const struct nf_header *header; /* the vault's now; borrowed until the next meeting */
+	bool removed;                   /* what opened this mount opens it no longer */
+};
+
 struct nf_vault_options {
 	/* Taken: closed with the vault, also when open fails.  If it is a link (store/link.h), the committer rests while
 	 * the server is away. */
@@ -46,11 +52,13 @@ struct nf_vault_options {
 	const char *expect;           /* fingerprint the first head must have; NULL */
 	const struct nf_gc_options *gc; /* what `foliofs gc` keeps, unless told otherwise; NULL: nf_gc_defaults() */
 	uint64_t gc_every_ms;         /* how often it runs by itself when nothing else does; 0: never.  Never if `manual` */
-	/* Are the keys still those of the vault?  It may block; NULL.  Called when a head says that it is sealed under a newer
-	 * epoch, and with `unmet` before the first exchange with the store and again until it returns 0. */
-	int (*meet)(void *ctx, struct nf_store *store);
+	/* What are the vault's keys now?  It may block; NULL.  Called by one thread at a time: when a head says that it is sealed
+	 * under a newer epoch, after the store was away, every `meet_every_ms`, and with `unmet` before the first exchange with
+	 * the store; until it returns 0 nothing is exchanged. */
+	int (*meet)(void *ctx, struct nf_store *store, struct nf_met *met);
 	void *meet_ctx;
-	bool unmet; /* the header is a remembered one */
+	bool unmet; /* the header is a remembered one, or ought to be written */
+	uint32_t meet_every_ms; /* 0: 600,000 */
 	const char *host;             /* for conflict names; NULL: gethostname */
 };
 
@@ -173,6 +181,12 @@ void nf_vault_gc_options(struct nf_vault *v, struct nf_gc_options *out);
 /* One run.  Blocks, perhaps for long.  STOP may be NULL. */
 int nf_vault_gc(struct nf_vault *v, const struct nf_gc_options *o, _Atomic bool *stop, struct nf_gc_result *out);
 
+enum nf_vault_keys {
+	NF_KEYS_CURRENT,
+	NF_KEYS_UNCHECKED, /* the server's header was not seen since the mount */
+	NF_KEYS_REMOVED,   /* the key it was mounted with opens the vault no longer; this mount goes on */
+	NF_KEYS_CHANGED,   /* `key rekey`, and that key was not kept: nothing is exchanged until it is mounted again */
+};
 struct nf_vault_status {
 	bool connected;          /* the link says so; without one: the last exchange with the store succeeded */
 	bool held;               /* offline by command */
@@ -181,6 +195,8 @@ struct nf_vault_status {
 	uint64_t link_ms;        /* since the link changed */
 	bool read_only;
 	int last_error;          /* of the last exchange */
+	enum nf_vault_keys keys;
+	uint32_t key_epoch;      /* what is written now is sealed under */
 	uint64_t pending_ops;    /* operations not on the server */
 	uint64_t pending_files;  /* files with data not on the server */
 	uint64_t pending_bytes;  /* dirty and sealed bytes not on the server */

@@ -175,9 +175,13 @@ struct nf_vault {
 	/* I */
 	struct nf_store *store;
 	struct nf_store *link;     /* the same, if it is a link */
-	int (*meet)(void *ctx, struct nf_store *store); /* I */
-	bool unmet; /* the committer's: to be called before anything else */
+	int (*meet)(void *ctx, struct nf_store *store, struct nf_met *met); /* I */
 	void *meet_ctx;
+	uint64_t meet_every_ns;    /* I */
+	bool unmet;                /* to be called before anything else; the committer's */
+	uint64_t met_ns;           /* the committer's: when it was */
+	bool returned;             /* n  the store was away and is back: to be called */
+	enum nf_vault_keys keys;   /* n */
 	struct nf_cache *cache;
 	struct nf_aio *aio;
 	struct nf_journal *journal;

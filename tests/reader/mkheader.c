@@ -58,7 +58,7 @@ static void write_header(struct nf_header *h, const char *pass)
 				 { NF_SLOT_KEYFILE, keyfile, sizeof keyfile } };
 	for (int i = 0; i < 3; i++)
 		OK(nf_header_slot_add(h, &s[i], &cheap, i ? "a label" : "", id));
-	OK(nf_header_rekey(h));
+	OK(nf_header_rekey(h, NULL));
 	for (int i = 0; i < 3; i++)
 		OK(nf_header_slot_add(h, &s[i], &cheap, i ? "a label" : "", id));
 	nf_header_set_generation(h, 7);

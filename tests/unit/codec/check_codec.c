@@ -521,6 +521,40 @@ START_TEST(a_ring_seals_under_its_newest_epoch_and_opens_all)
 }
 END_TEST
 
+START_TEST(a_ring_takes_newer_epochs_beside_codecs_at_work)
+{
+	static const uint8_t v[16] = { 1 }, other[16] = { 2 };
+	struct nf_ring_epoch e[3] = { { .epoch = 1, .master = { 1 } }, { .epoch = 2, .master = { 2 } }, { .epoch = 7, .master = { 7 } } };
+	struct nf_seal_id id = { NF_SEAL_BLOCK, 1, 2 };
+	struct nf_sealed_info before, after;
+	uint8_t sealed[200], again[200], out[10];
+	struct nf_ring *r, *whole;
+
+	ck_assert_int_eq(nf_ring_new(v, e, 1, hash_key, &r), 0);
+	ck_assert_int_eq(nf_ring_new(v, e, 3, hash_key, &whole), 0);
+	struct nf_codec *c = nf_codec_get(r), *w = nf_codec_get(whole);
+	ck_assert_int_eq(nf_codec_seal(c, &id, "0123456789", 10, 0, true, sealed, 200, &before, NULL), 0);
+	ck_assert_int_eq(nf_ring_extend(r, other, e, 3, hash_key), -NF_E_HEADER_FOREIGN);
+	ck_assert_int_eq(nf_ring_extend(r, v, e, 3, other), -NF_E_HEADER_FOREIGN);
+	ck_assert_int_eq(nf_ring_extend(r, v, e, 0, hash_key), -NF_E_FORMAT_BAD);
+	ck_assert_uint_eq(nf_ring_newest(r), 1);
+	ck_assert_int_eq(nf_ring_extend(r, v, e, 3, hash_key), 0);
+	/* What it has already changes nothing. */
+	ck_assert_int_eq(nf_ring_extend(r, v, e, 2, hash_key), 0);
+	ck_assert_uint_eq(nf_ring_newest(r), 7);
+	ck_assert_int_eq(nf_codec_open(c, &id, 1, before.flags, before.tag, sealed, before.sealed_len, out, 10), 0);
+	ck_assert_int_eq(nf_codec_seal(c, &id, "0123456789", 10, 0, true, again, 200, &after, NULL), 0);
+	ck_assert_uint_eq(after.epoch, 7);
+	memset(out, 0, sizeof out);
+	ck_assert_int_eq(nf_codec_open(w, &id, 7, after.flags, after.tag, again, after.sealed_len, out, 10), 0);
+	ck_assert_mem_eq(out, "0123456789", 10);
+	nf_codec_put(c);
+	nf_codec_put(w);
+	nf_ring_free(r);
+	nf_ring_free(whole);
+}
+END_TEST
+
 START_TEST(a_ring_that_does_not_ascend_is_refused)
 {
 	struct nf_ring_epoch e[3] = { { .epoch = 1 }, { .epoch = 2 }, { .epoch = 2 } };
@@ -604,6 +638,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, padme_gives_the_values_of_its_definition);
 	tcase_add_test(tc, the_sample_tells_text_from_noise);
 	tcase_add_test(tc, a_ring_seals_under_its_newest_epoch_and_opens_all);
+	tcase_add_test(tc, a_ring_takes_newer_epochs_beside_codecs_at_work);
 	tcase_add_test(tc, a_ring_that_does_not_ascend_is_refused);
 	tcase_add_test(tc, name_hashes_are_62_bits_and_never_a_reserved_cookie);
 	tcase_add_test(tc, threads_share_a_ring);

@@ -622,6 +622,112 @@ static void same_batch(const struct nf_merged *x, const struct nf_merged *y)
 	free(cuts_b);
 }
 
+/* The header of a vault, and how often it was asked for. */
+struct meeting {
+	struct nf_header *now;
+	int error, asked;
+	bool removed;
+};
+
+static int meet(void *ctx, struct nf_store *store, struct nf_met *met)
+{
+	struct meeting *m = ctx;
+
+	(void)store;
+	m->asked++;
+	*met = (struct nf_met){ .header = m->now, .removed = m->removed };
+	return m->error;
+}
+
+static enum nf_vault_keys keys_of(struct vfs *m, uint32_t epoch)
+{
+	struct nf_vault_status s;
+
+	nf_vault_status(m->v, &s);
+	ck_assert_uint_eq(s.key_epoch, epoch);
+	return s.keys;
+}
+
+static struct nf_header *read_again(const struct nf_header *h)
+{
+	uint8_t root[NF_KEY_BYTES];
+	struct nf_header *c;
+	size_t len;
+	void *p;
+
+	ck_assert_int_eq(nf_header_encode(h, &p, &len), 0);
+	ck_assert_int_eq(nf_header_decode(p, len, &c), 0);
+	free(p);
+	nf_header_root_key(h, root);
+	ck_assert_int_eq(nf_header_unlock_root(c, root), 0);
+	return c;
+}
+
+/* _i: 0 the new keys can be had, 1 at first they cannot, 2 with a restart while there is something unsent under both epochs. */
+START_TEST(a_running_vault_takes_newer_epochs_and_loses_nothing)
+{
+	static const uint8_t bytes[32] = { 1 };
+	struct nf_secret secret = { NF_SLOT_RECOVERY, bytes, sizeof bytes };
+	char cache[200], state[200];
+	struct vfs_site s;
+	struct vfs a;
+
+	vfs_site_init(&s, "", "");
+	ck_assert_int_eq(nf_header_slot_add(s.header, &secret, NULL, "", NULL), 0);
+	struct meeting old = { .now = read_again(s.header) };
+	struct nf_vault_options o = vfs_options(&s, "a", cache, state);
+	o.meet = meet;
+	o.meet_ctx = &old;
+	ck_assert_int_eq(nf_vault_open(&o, &a.v), 0);
+	a.fs = nf_vault_fs(a.v);
+	ck_assert_int_eq(vfs_puts(&a, "/first", "under one"), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(old.asked, 0);
+	ck_assert_int_eq(vfs_puts(&a, "/mine", "not sent yet"), 0);
+	ck_assert_int_eq(nf_settle(a.v), 0);
+	ck_assert_int_eq(nf_vault_journal(a.v, true), 0);
+
+	ck_assert_int_eq(nf_header_rekey(s.header, NULL), 0);
+	ck_assert_int_eq(nf_header_slot_add(s.header, &secret, NULL, "", NULL), 0);
+	struct vfs b = vfs_mount(&s, "b");
+	ck_assert_int_eq(vfs_puts(&b, "/others", "under two"), 0);
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	if (_i == 1) {
+		old.error = -NF_E_KEY_CHANGED;
+		ck_assert_int_eq(vfs_refresh(&a), -NF_E_KEY_CHANGED);
+		ck_assert_int_eq(keys_of(&a, 1), NF_KEYS_CHANGED);
+		ck_assert_int_eq(vfs_checks(&a, "/others", ""), -ENOENT);
+		ck_assert_int_eq(vfs_sync(&a), -NF_E_KEY_CHANGED);
+		ck_assert_int_eq(vfs_puts(&a, "/more", "meanwhile"), 0);
+		old.error = 0;
+	}
+	nf_header_free(old.now);
+	old.now = read_again(s.header);
+	old.removed = _i == 1;
+	ck_assert_int_eq(vfs_refresh(&a), 0);
+	ck_assert_int_ge(old.asked, 1);
+	ck_assert_int_eq(keys_of(&a, 2), _i == 1 ? NF_KEYS_REMOVED : NF_KEYS_CURRENT);
+	ck_assert_int_eq(vfs_checks(&a, "/others", "under two"), 0);
+	ck_assert_int_eq(vfs_puts(&a, "/later", "sealed under two"), 0);
+	if (_i == 2) {
+		ck_assert_int_eq(nf_settle(a.v), 0);
+		ck_assert_int_eq(nf_vault_journal(a.v, true), 0);
+		restart(&s, &a, "a");
+	}
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_refresh(&b), 0);
+	ck_assert_int_eq(vfs_checks(&b, "/first", "under one"), 0);
+	ck_assert_int_eq(vfs_checks(&b, "/mine", "not sent yet"), 0);
+	ck_assert_int_eq(vfs_checks(&b, "/later", "sealed under two"), 0);
+	ck_assert_int_eq(vfs_checks(&b, "/more", "meanwhile"), _i == 1 ? 0 : -ENOENT);
+	ck_assert_uint_eq(vfs_problems(&b), 0);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	nf_header_free(old.now);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 START_TEST(a_merged_tree_names_the_heads_of_both_sides_whoever_merges)
 {
 	struct vfs_site s;

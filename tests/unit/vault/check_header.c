@@ -496,7 +496,7 @@ START_TEST(headers_of_other_vaults_are_not_merged)
 	struct nf_header *a = one("p"), *b = one("p"), *c = copy(a);
 
 	ck_assert_int_eq(nf_header_merge(a, b), -NF_E_HEADER_FOREIGN);
-	ck_assert_int_eq(nf_header_rekey(c), 0);
+	ck_assert_int_eq(nf_header_rekey(c, NULL), 0);
 	ck_assert_int_eq(nf_header_merge(a, c), -NF_E_HEADER_FOREIGN);
 	nf_header_free(a);
 	nf_header_free(b);
@@ -511,7 +511,7 @@ START_TEST(rekey_makes_a_root_key_an_epoch_and_lets_old_secrets_go)
 	struct nf_ring *r;
 
 	ck_assert_int_eq(nf_header_commitment(h, before), 0);
-	ck_assert_int_eq(nf_header_rekey(h), 0);
+	ck_assert_int_eq(nf_header_rekey(h, NULL), 0);
 	add(h, passphrase("new"), "n", NULL);
 	ck_assert_int_eq(nf_header_commitment(h, after), 0);
 	ck_assert(memcmp(before, after, 32) != 0);
@@ -522,14 +522,65 @@ START_TEST(rekey_makes_a_root_key_an_epoch_and_lets_old_secrets_go)
 	ck_assert_uint_eq(nf_ring_newest(r), 2);
 	nf_ring_free(r);
 	for (int i = 2; i < NF_EPOCHS_MAX; i++)
-		ck_assert_int_eq(nf_header_rekey(c), 0);
-	ck_assert_int_eq(nf_header_rekey(c), -ENOSPC);
+		ck_assert_int_eq(nf_header_rekey(c, NULL), 0);
+	ck_assert_int_eq(nf_header_rekey(c, NULL), -ENOSPC);
 	nf_header_free(h);
 	add(c, passphrase("last"), "", NULL);
 	h = copy(c);
 	ck_assert_int_eq(nf_header_ring(h, &r), 0);
 	ck_assert_uint_eq(nf_ring_newest(r), NF_EPOCHS_MAX);
 	nf_ring_free(r);
+	nf_header_free(c);
+	nf_header_free(h);
+}
+END_TEST
+
+START_TEST(a_slot_that_rekey_keeps_opens_by_the_key_it_had_and_by_its_secret)
+{
+	struct nf_header *h = one("old"), *c, *d;
+	struct nf_slot_key key, none = { { 1 } };
+	uint8_t id[16], old_root[32], new_root[32], other[16];
+	struct nf_slot_info s[NF_SLOTS_MAX];
+
+	add(h, passphrase("other"), "o", other);
+	c = reread(h);
+	/* By its root key it has no slot's. */
+	nf_header_root_key(h, old_root);
+	ck_assert_int_eq(nf_header_unlock_root(c, old_root), 0);
+	ck_assert(!nf_header_slot_key(c, &key));
+	ck_assert_int_eq(nf_header_rekey(c, other), -ENOENT);
+	nf_header_free(c);
+	c = reread(h);
+	ck_assert_int_eq(unlock(c, passphrase("old"), id), 0);
+	ck_assert(nf_header_slot_key(c, &key));
+	ck_assert(nf_header_has_slot(c, &key) && !nf_header_has_slot(c, &none));
+	/* Not that of another slot, and then nothing is changed. */
+	ck_assert_int_eq(nf_header_rekey(c, other), -NF_E_KEY_WRONG);
+	nf_header_root_key(c, new_root);
+	ck_assert_mem_eq(new_root, old_root, 32);
+	ck_assert_uint_eq(nf_header_epoch(c), 1);
+	ck_assert_int_eq(nf_header_rekey(c, id), 0);
+	nf_header_root_key(c, new_root);
+	ck_assert_mem_ne(new_root, old_root, 32);
+	ck_assert_uint_eq(nf_header_slots(c, s, NF_SLOTS_MAX), 3);
+	ck_assert(s[0].tombstone && s[1].tombstone && !s[2].tombstone);
+	ck_assert_mem_ne(s[2].id, id, 16);
+	d = reread(c);
+	ck_assert_int_eq(nf_header_unlock_slot(d, &none), -NF_E_KEY_WRONG);
+	ck_assert_int_eq(nf_header_unlock_slot(d, &key), 0);
+	ck_assert_uint_eq(nf_header_epoch(d), 2);
+	ck_assert_int_eq(nf_header_unlock_slot(d, &key), -EALREADY);
+	nf_header_free(d);
+	d = reread(c);
+	ck_assert_int_eq(unlock(d, passphrase("other"), NULL), -NF_E_KEY_WRONG);
+	ck_assert_int_eq(unlock(d, passphrase("old"), NULL), 0);
+	nf_header_free(d);
+	/* A slot made anew has another key, for the same secret too. */
+	ck_assert_int_eq(nf_header_rekey(c, NULL), 0);
+	add(c, passphrase("old"), "", NULL);
+	d = reread(c);
+	ck_assert_int_eq(nf_header_unlock_slot(d, &key), -NF_E_KEY_WRONG);
+	nf_header_free(d);
 	nf_header_free(c);
 	nf_header_free(h);
 }
@@ -547,7 +598,7 @@ START_TEST(the_greatest_header_fits_the_limit)
 	memset(label, 'x', 255);
 	label[255] = 0;
 	for (int i = 1; i < NF_EPOCHS_MAX; i++)
-		ck_assert_int_eq(nf_header_rekey(h), 0);
+		ck_assert_int_eq(nf_header_rekey(h, NULL), 0);
 	add(h, s, label, NULL);
 	for (int i = 0; i < 40; i++) {
 		add(h, s, label, id);
@@ -641,6 +692,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_merge_of_full_headers_keeps_the_eight_oldest);
 	tcase_add_test(tc, headers_of_other_vaults_are_not_merged);
 	tcase_add_test(tc, rekey_makes_a_root_key_an_epoch_and_lets_old_secrets_go);
+	tcase_add_test(tc, a_slot_that_rekey_keeps_opens_by_the_key_it_had_and_by_its_secret);
 	tcase_add_test(tc, the_greatest_header_fits_the_limit);
 	tcase_add_test(tc, the_text_shows_slots_and_no_key);
 	tcase_add_test(tc, a_recovery_key_survives_being_written_down);

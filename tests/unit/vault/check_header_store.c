@@ -445,7 +445,7 @@ START_TEST(a_new_root_key_is_taken_from_who_held_the_ring_and_only_so)
 
 	ck_assert_int_eq(nf_header_pin_of(h, &pin), 0);
 	ck_assert_int_eq(nf_header_pin_of(stranger, &of_stranger), 0);
-	ck_assert_int_eq(nf_header_rekey(h), 0);
+	ck_assert_int_eq(nf_header_rekey(h, NULL), 0);
 	/* Not of the generation that is remembered. */
 	ck_assert_int_eq(nf_header_pin_check(&pin, h), -NF_E_HEADER_FOREIGN);
 	nf_header_set_generation(h, pin.generation + 1);
@@ -482,7 +482,7 @@ START_TEST(of_a_new_root_key_and_another_change_at_once_at_most_one_stays)
 	struct nf_header_found found;
 
 	nf_header_root_key(h, old_root);
-	ck_assert_int_eq(nf_header_rekey(rekeyed), 0);
+	ck_assert_int_eq(nf_header_rekey(rekeyed, NULL), 0);
 	ck_assert_int_eq(nf_header_slot_add(rekeyed, &other, NULL, "new", NULL), 0);
 	nf_header_root_key(rekeyed, new_root);
 	nf_header_set_generation(rekeyed, 2);
@@ -512,6 +512,47 @@ START_TEST(of_a_new_root_key_and_another_change_at_once_at_most_one_stays)
 }
 END_TEST
 
+START_TEST(the_key_of_a_slot_opens_what_a_rekey_kept_of_it)
+{
+	struct nf_header *h, *out;
+	struct nf_header_found found;
+	struct nf_slot_key key;
+	uint8_t id[NF_SLOT_ID_BYTES];
+
+	out = vault();
+	ck_assert_int_eq(nf_header_slot_add(out, &other, NULL, "other", NULL), 0);
+	save(out, 1);
+	nf_header_free(out);
+	ck_assert_int_eq(load(&secret, &h, &found), 0);
+	ck_assert(nf_header_slot_key(h, &key));
+	struct nf_header_key by_slot = { .slot_key = &key };
+	ck_assert_int_eq(nf_header_store_load(&store, &by_slot, &out, &found), 0);
+	ck_assert(found.newest && !found.overtaken);
+	nf_header_free(out);
+	struct nf_slot_info slots[NF_SLOTS_MAX];
+	nf_header_slots(h, slots, NF_SLOTS_MAX);
+	memcpy(id, slots[0].id, sizeof id);
+	ck_assert_int_eq(nf_header_rekey(h, id), 0);
+	nf_header_set_generation(h, 2);
+	ck_assert_int_eq(nf_header_store_save_next(&store, h, true), 0);
+	ck_assert_int_eq(nf_header_store_load(&store, &by_slot, &out, &found), 0);
+	ck_assert(found.newest && !found.overtaken && !found.needs_write);
+	ck_assert_uint_eq(nf_header_generation(out), 2);
+	ck_assert_uint_eq(nf_header_epoch(out), 2);
+	nf_header_free(out);
+	/* Who was not kept is told, by the slot as by the root key. */
+	ck_assert_int_eq(nf_header_rekey(h, NULL), 0);
+	ck_assert_int_eq(nf_header_slot_add(h, &other, NULL, "", NULL), 0);
+	nf_header_set_generation(h, 3);
+	ck_assert_int_eq(nf_header_store_save_next(&store, h, true), 0);
+	ck_assert_int_eq(nf_header_store_load(&store, &by_slot, &out, &found), 0);
+	ck_assert(found.overtaken);
+	ck_assert_uint_eq(nf_header_epoch(out), 2);
+	nf_header_free(out);
+	nf_header_free(h);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "header_store", 60);
@@ -530,6 +571,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_pin_refuses_other_vaults_root_keys_and_older_generations);
 	tcase_add_test(tc, a_new_root_key_is_taken_from_who_held_the_ring_and_only_so);
 	tcase_add_test(tc, of_a_new_root_key_and_another_change_at_once_at_most_one_stays);
+	tcase_add_test(tc, the_key_of_a_slot_opens_what_a_rekey_kept_of_it);
 }
 
 NF_SUITE("vault/header_store")
