@@ -14,8 +14,9 @@
 #define KEYS "\nIDs are shown by `list`; their beginning is enough.\n" \
 	"rekey   a new root key and a new key epoch: what is written from now on is sealed under keys that nobody has who could\n" \
 	"        open the vault before.  Only the secret given stays, and the recovery key is made anew; add the others again.\n" \
-	"        Every mount has to be unmounted and mounted again: one that was not stops exchanging (its status says so, exit\n" \
-	"        code 3) as soon as it sees something new, and keeps its changes.  What is there already stays under the old keys.\n"
+	"        Mounts that were opened with this secret take the new keys by themselves; others stop exchanging (status says so,\n" \
+	"        exit code 3), keep their changes, and have to be mounted again. --kdf-cost stretches a passphrase anew: then that\n" \
+	"        is so for every mount.  What is there already stays under the old keys.\n"
 
 #define CHECK "What is missing or damaged is named by path, behind the snapshot or commit it is in; then the exit code is 10, unless\n" \
 	"--repair has put all of it right. --repair puts on the store again what the cache of this device still has; beside files\n" \

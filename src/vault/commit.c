@@ -24,6 +24,7 @@
 enum {
 	TURNS_MAX = 64,         /* rounds of one turn before it gives others a chance */
 	MERGE_WAIT_MAX_MS = 300,
+	MEET_TO_SEND_MS = 60000, /* nothing is sealed for the store by keys that were the newest longer ago */
 	PRUNE_AGE_S = 600,
 	PRUNE_EVERY = 32,       /* looks */
 	REACH_MS = 15000,       /* longer than a probe */
@@ -198,7 +199,8 @@ static bool meeting_is_due(struct nf_vault *v)
 		v->unmet = true;
 	v->returned = false;
 	nf_lock_drop(&v->ns);
-	return v->unmet || nf_clock_ns() - v->met_ns > v->meet_every_ns;
+	uint64_t every_ns = v->frozen ? NF_MIN(v->meet_every_ns, MEET_TO_SEND_MS * NF_NS_PER_MS) : v->meet_every_ns;
+	return v->unmet || nf_clock_ns() - v->met_ns > every_ns;
 }
 
 /* To go on without what others write under keys we do not have would be a history of our own.  The epoch stands in
@@ -305,11 +307,11 @@ static int know(struct nf_vault *v, const struct nf_head *head)
 
 /* May a head be made from the look that was the last?  R10 asks for no newer one: what was published meanwhile makes a
  * fork.  So only where that is unlikely. */
-static bool look_is_good(const struct nf_vault *v)
+static bool look_is_good(struct nf_vault *v)
 {
 	uint64_t now = nf_clock_ns();
 
-	return v->base_seen_ns && !v->unmet && now - v->base_seen_ns < LOOK_GOOD_MS * NF_NS_PER_MS &&
+	return v->base_seen_ns && !meeting_is_due(v) && now - v->base_seen_ns < LOOK_GOOD_MS * NF_NS_PER_MS &&
 	       (!v->others_seen_ns || now - v->others_seen_ns > ALONE_MS * NF_NS_PER_MS);
 }
 

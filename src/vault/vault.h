@@ -53,8 +53,8 @@ struct nf_vault_options {
 	const struct nf_gc_options *gc; /* what `foliofs gc` keeps, unless told otherwise; NULL: nf_gc_defaults() */
 	uint64_t gc_every_ms;         /* how often it runs by itself when nothing else does; 0: never.  Never if `manual` */
 	/* What are the vault's keys now?  It may block; NULL.  Called by one thread at a time: when a head says that it is sealed
-	 * under a newer epoch, after the store was away, every `meet_every_ms`, and with `unmet` before the first exchange with
-	 * the store; until it returns 0 nothing is exchanged. */
+	 * under a newer epoch, after the store was away, every `meet_every_ms` (before something is sent: if it was a minute
+	 * ago), and with `unmet` before the first exchange with the store; until it returns 0 nothing is exchanged. */
 	int (*meet)(void *ctx, struct nf_store *store, struct nf_met *met);
 	void *meet_ctx;
 	bool unmet; /* the header is a remembered one, or ought to be written */

@@ -1,5 +1,6 @@
 """`foliofs key rekey`: a new root key and a new key epoch."""
 import json
+import shutil
 import time
 
 import pytest
@@ -17,6 +18,18 @@ def secret_file(stage, name, text):
     path.touch(mode=0o600)
     path.write_text(text)
     return path
+
+
+def wait_for_keys(m, state, epoch, timeout_s=60):
+    until = time.monotonic() + timeout_s
+    while (m.status()["keys"], m.status()["key_epoch"]) != (state, epoch):
+        assert time.monotonic() < until, m.status()
+        time.sleep(0.2)
+
+
+def generations(s):
+    """How many headers stand in each generation, {number: count}."""
+    return {int(p.name, 16): len(list(p.iterdir())) for p in (s.root / "header").iterdir() if p.is_dir()}
 
 
 def wait_for_error(m, name, timeout_s=60):
@@ -72,3 +85,93 @@ def test_new_keys_shut_out_the_old_ones_and_lose_nothing(stage):
         assert done.returncode == OK and "key epoch 3\n" in done.stdout, (done.stdout, done.stderr)
         assert b.run("ls", s.url, "--recovery", password=said["recovery"]).returncode == KEY
         assert PASSWORD not in done.stdout
+
+
+@pytest.mark.limit(300)
+def test_running_mounts_take_the_keys_of_a_rekey_elsewhere(stage):
+    """One machine sees what was written under the new keys, the other was offline; neither is mounted again."""
+    with store(stage, "file") as s:
+        v = Vault(stage, s)
+        a, b, c = v.machine("a"), v.machine("b"), v.machine("c")
+        with a.mount() as sees, c.mount() as away:
+            (away.dir / "first").write_text("before")
+            away.sync()
+            assert a.run("sync", sees.dir).returncode == OK
+            assert c.run("offline", away.dir).returncode == OK
+            (away.dir / "offline").write_text("written without the server")
+            assert sees.status()["keys"] == "current" and sees.status()["key_epoch"] == 1
+            done = b.run("key", s.url, "rekey", "--json")
+            assert done.returncode == OK, done.stderr
+            with b.mount() as m:
+                (m.dir / "new").write_text("after")
+                m.sync()
+                assert 2 in epochs(s)
+                sees.sync()
+                wait_for_keys(sees, "current", 2)
+                assert (sees.dir / "new").read_text() == "after"
+                (sees.dir / "later").write_text("by who was mounted before")
+                sees.sync()
+                assert c.run("online", away.dir).returncode == OK
+                away.sync()
+                wait_for_keys(away, "current", 2)
+                assert (away.dir / "later").read_text() == "by who was mounted before"
+                m.sync()
+                assert (m.dir / "offline").read_text() == "written without the server"
+        for name, text in (("first", "before"), ("offline", "written without the server"), ("new", "after"),
+                           ("later", "by who was mounted before")):
+            assert reader(stage, s, "cat", "/" + name) == text.encode()
+        reader(stage, s, "check")
+        # What the two remember is the new header: without the server too.
+        with c.mount() as m:
+            assert (m.dir / "later").read_text() == "by who was mounted before"
+
+
+@pytest.mark.limit(300)
+def test_a_key_changed_elsewhere_is_said_and_stops_nothing(stage):
+    with store(stage, "file") as s:
+        v = Vault(stage, s)
+        a, b = v.machine("a"), v.machine("b")
+        with a.mount() as m:
+            (m.dir / "f").write_text("one")
+            m.sync()
+            done = b.run("key", s.url, "change", "--new-password-file", secret_file(stage, "new", "another pass"), "--kdf-cost", "15")
+            assert done.returncode == OK, done.stderr
+            assert a.run("offline", m.dir).returncode == OK
+            assert a.run("online", m.dir).returncode == OK
+            wait_for_keys(m, "removed", 1)
+            assert "was removed or changed" in a.run("status", m.dir).stdout
+            (m.dir / "f").write_text("two")
+            m.sync()
+            assert m.status()["last_error"] == ""
+        assert a.run("ls", s.url).returncode == KEY
+        assert a.run("cat", s.url, "/f", password="another pass").stdout == "two"
+
+
+@pytest.mark.limit(300)
+def test_a_mount_writes_the_header_that_two_key_changes_at_once_come_to(stage):
+    with store(stage, "file") as s:
+        v = Vault(stage, s)
+        a, b, c = v.machine("a"), v.machine("b"), v.machine("c")
+        other = s.root.with_name("other")
+        shutil.copytree(s.root, other)
+        for who, url, name in ((b, s.url, "of b"), (c, f"file://{other}", "of c")):
+            done = who.run("key", url, "add", "--new-password-file", secret_file(stage, name, name), "--kdf-cost", "15")
+            assert done.returncode == OK, done.stderr
+        newest = max(generations(s))
+        for p in (other / "header" / f"{newest:08x}").iterdir():
+            shutil.copy(p, s.root / "header" / f"{newest:08x}")
+        shutil.rmtree(other)
+        assert generations(s)[newest] == 2
+        with a.mount() as m:
+            m.sync()
+            until = time.monotonic() + 60
+            while newest + 1 not in generations(s):
+                assert time.monotonic() < until, (generations(s), m.status())
+                time.sleep(0.2)
+            assert m.status()["keys"] == "current"
+        # One header says it all.
+        assert generations(s)[newest + 1] == 1
+        for older in [g for g in generations(s) if g <= newest]:
+            shutil.rmtree(s.root / "header" / f"{older:08x}")
+        for password in (PASSWORD, "of b", "of c"):
+            assert v.machine("judge " + password[-1]).run("ls", s.url, password=password).returncode == OK

@@ -728,6 +728,46 @@ START_TEST(a_running_vault_takes_newer_epochs_and_loses_nothing)
 }
 END_TEST
 
+START_TEST(what_is_sent_is_sealed_under_keys_asked_for_before)
+{
+	static const uint8_t bytes[32] = { 1 };
+	struct nf_secret secret = { NF_SLOT_RECOVERY, bytes, sizeof bytes };
+	char cache[200], state[200];
+	struct vfs_site s;
+	struct vfs a;
+
+	vfs_site_init(&s, "", "");
+	ck_assert_int_eq(nf_header_slot_add(s.header, &secret, NULL, "", NULL), 0);
+	struct meeting now = { .now = read_again(s.header) };
+	struct nf_vault_options o = vfs_options(&s, "a", cache, state);
+	o.meet = meet;
+	o.meet_ctx = &now;
+	o.meet_every_ms = 1;
+	ck_assert_int_eq(nf_vault_open(&o, &a.v), 0);
+	a.fs = nf_vault_fs(a.v);
+	ck_assert_int_eq(vfs_puts(&a, "/first", "under one"), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_uint_eq(a.v->base.root.epoch, 1);
+	ck_assert_int_eq(vfs_puts(&a, "/second", "begun under one"), 0);
+	ck_assert_int_eq(nf_header_rekey(s.header, NULL), 0);
+	ck_assert_int_eq(nf_header_slot_add(s.header, &secret, NULL, "", NULL), 0);
+	nf_header_free(now.now);
+	now.now = read_again(s.header);
+	usleep(2000);
+	/* Nobody has written anything under the new keys. */
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_uint_eq(a.v->base.root.epoch, 2);
+	ck_assert_uint_eq(a.v->base.delta.epoch, 2);
+	ck_assert_int_eq(keys_of(&a, 2), NF_KEYS_CURRENT);
+	struct vfs b = vfs_mount(&s, "b");
+	ck_assert_int_eq(vfs_checks(&b, "/second", "begun under one"), 0);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	nf_header_free(now.now);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 START_TEST(a_merged_tree_names_the_heads_of_both_sides_whoever_merges)
 {
 	struct vfs_site s;
@@ -779,6 +819,8 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_vault_closes_in_the_middle_of_a_cut);
 	tcase_add_test(tc, more_operations_than_a_journal_record_holds_are_durable);
 	tcase_add_loop_test(tc, harm_to_a_pack_is_reported_by_path, 0, 3);
+	tcase_add_loop_test(tc, a_running_vault_takes_newer_epochs_and_loses_nothing, 0, 3);
+	tcase_add_test(tc, what_is_sent_is_sealed_under_keys_asked_for_before);
 	tcase_add_test(tc, a_merged_tree_names_the_heads_of_both_sides_whoever_merges);
 }
 
