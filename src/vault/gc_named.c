@@ -82,6 +82,41 @@ int nf_named_add_node(struct nf_vault *v, unsigned level, const void *plain, siz
 	return r < 0 ? r : nf_rd_error(&rd, true);
 }
 
+/* --- after a restart ------------------------------------------------------------------- */
+
+static int differs(void *ctx, const struct nf_key *key, const struct nf_val *old, const struct nf_val *now)
+{
+	struct adding *a = ctx;
+
+	(void)old;
+	return now ? nf_item_packs(&a->v->src, key, now, add, a) : 0;
+}
+
+static int opened(void *ctx, const struct nf_ref *ref, bool is_old) { return is_old ? 0 : add(ctx, &ref->pack, 0); }
+
+static int walked_item(void *ctx, const struct nf_key *key, const struct nf_val *val) { return differs(ctx, key, NULL, val); }
+
+static int walked_node(void *ctx, const struct nf_ref *ref) { return opened(ctx, ref, false); }
+
+/* E was sent before this mount began, so what its head names, and since when, is not known any more: its delta, and whatever
+ * the leaf has that its base has not, are asked for. */
+static int add_sent_before(struct nf_vault *v, const struct nf_head *leaf, const struct nf_epoch *e)
+{
+	struct adding a = { .v = v };
+
+	nf_lock_take(&v->ns);
+	bool known = nf_ref_is_null(&e->delta) || nf_pack_set_find(&v->named, &e->delta.pack);
+	int r = known ? 0 : nf_named_add_locked(v, &e->delta.pack, 0);
+	nf_lock_drop(&v->ns);
+	if (known || r < 0)
+		return r;
+	r = nf_tree_diff_nodes(&v->src, &e->base_root, &leaf->root, differs, opened, &a);
+	if (nf_is_damage(r))
+		r = nf_tree_walk(&v->src, &leaf->root, walked_item, walked_node, &a);
+	/* What cannot be read now is no reason to hold up what can: `check` names it. */
+	return nf_is_damage(r) ? 0 : r;
+}
+
 /* --- the check ------------------------------------------------------------------------- */
 
 static int pack_exists(struct nf_vault *v, const struct nf_pack_id *id)
@@ -155,7 +190,12 @@ int nf_named_check(struct nf_vault *v, const struct nf_head *leaf, int64_t date_
 	struct nf_pack_set bad = NF_PACK_SET_INIT;
 	struct nf_gc_moved moved = { 0 };
 
-	int r = find_bad(v, leaf, date_s, &bad);
+	int r = 0;
+
+	for (const struct nf_epoch *e = v->unreported; r == 0 && e; e = e->next)
+		r = add_sent_before(v, leaf, e);
+	if (r == 0)
+		r = find_bad(v, leaf, date_s, &bad);
 	if (r == 0 && bad.nr) {
 		r = move_bad(v, leaf, &bad, &moved);
 		nf_trace(COMMIT, "packs condemned or gone=%zu moved blocks=%" PRIu64 " nodes=%" PRIu64 " lost=%" PRIu64

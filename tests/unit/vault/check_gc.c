@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/random.h"
+#include "vault/vault_i.h"
 
 #include <unistd.h>
 
@@ -391,6 +392,7 @@ END_TEST
 
 struct rival {
 	struct vfs *m;
+	uint64_t keep_heads; /* 0: 1 */
 	uint64_t deleted;
 };
 
@@ -400,6 +402,7 @@ static void collect_all(void *ctx)
 	struct rival *r = ctx;
 	struct nf_gc_options o = at_once();
 
+	o.keep_heads = r->keep_heads ? r->keep_heads : 1;
 	for (int i = 0; i < 3; i++) {
 		ck_assert_int_eq(vfs_puts(r->m, "/tick", i % 2 ? "odd" : "even"), 0);
 		r->deleted += gc(r->m, &o).deleted_packs;
@@ -407,14 +410,14 @@ static void collect_all(void *ctx)
 }
 
 /* Before its data, before its metadata, before its head: that is where the machine is suspended. */
-static void suspended_before(const char *prefix, bool deleted)
+static void suspended_before(const char *prefix, uint64_t keep_heads, bool deleted)
 {
 	struct vfs_site s;
 	struct vfs b;
 
 	vfs_site_init(&s, "", "");
 	struct vfs a = vfs_mount(&s, "a");
-	struct rival r = { .m = &a };
+	struct rival r = { .m = &a, .keep_heads = keep_heads };
 	struct gate *g = gate_new(vfs_store(&s));
 	ck_assert_int_eq(vfs_mount_over(&s, "b", &g->base, &b), 0);
 	ck_assert_int_eq(put(&b, "/f", BIG, 7), 0);
@@ -478,7 +481,8 @@ static void collect_then_merge(void *ctx)
 	k->g->hook = merge_it;
 }
 
-/* _i: commits that others make on top of their merge with the head that names what is gone. */
+/* _i: commits (0 to 3) that others make on top of their merge with the head that names what is gone; all commits before are
+ * kept, or none. */
 START_TEST(commits_that_others_made_on_a_head_with_holes_are_not_listed)
 {
 	struct vfs_site s;
@@ -487,7 +491,7 @@ START_TEST(commits_that_others_made_on_a_head_with_holes_are_not_listed)
 	vfs_site_init(&s, "", "");
 	struct vfs a = vfs_mount(&s, "a");
 	struct gate *g = gate_new(vfs_store(&s));
-	struct merger k = { .r.m = &a, .g = g, .commits = _i };
+	struct merger k = { .r.m = &a, .r.keep_heads = _i < 4 ? 1 : 1000, .g = g, .commits = _i % 4 };
 	ck_assert_int_eq(vfs_mount_over(&s, "b", &g->base, &b), 0);
 	ck_assert_int_eq(put(&b, "/f", BIG, 7), 0);
 	ck_assert_int_eq(vfs_mkdir(&b, "/d"), 0);
@@ -513,9 +517,89 @@ START_TEST(commits_that_others_made_on_a_head_with_holes_are_not_listed)
 }
 END_TEST
 
-START_TEST(a_machine_suspended_before_its_packs_publishes_no_holes) { suspended_before("packs/", false); }
+/* _i: the newest commit alone is kept; all of them are. */
+START_TEST(a_machine_suspended_before_its_packs_publishes_no_holes)
+{
+	suspended_before("packs/", _i ? 1000 : 1, false);
+}
 END_TEST
-START_TEST(a_machine_suspended_between_its_packs_and_its_head_publishes_no_holes) { suspended_before("heads/", true); }
+START_TEST(a_machine_suspended_between_its_packs_and_its_head_publishes_no_holes)
+{
+	suspended_before("heads/", _i ? 1000 : 1, true);
+}
+END_TEST
+
+/* --- a writer that ends ------------------------------------------------------------------ */
+
+struct ending {
+	struct rival r; /* first */
+	struct gate *g;
+	uint64_t after; /* operations that still pass */
+};
+
+static void collect_then_shut(void *ctx)
+{
+	struct ending *e = ctx;
+
+	collect_all(&e->r);
+	atomic_store(&e->g->shut_at, atomic_load(&e->g->nr) + e->after);
+}
+
+/* The writer is cut off AFTER operations from the head on whose packs are gone.  False if it had taken that head over by then. */
+static bool ended_after(uint64_t after, uint64_t keep_heads)
+{
+	struct vfs_site s;
+	struct vfs b;
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	struct gate *g = gate_new(vfs_store(&s));
+	struct ending e = { .r.m = &a, .r.keep_heads = keep_heads, .g = g, .after = after };
+	ck_assert_int_eq(vfs_mount_over(&s, "b", &g->base, &b), 0);
+	ck_assert_int_eq(put(&b, "/f", 50000, 7), 0);
+	ck_assert_int_eq(vfs_mkdir(&b, "/d"), 0);
+	ck_assert_int_eq(vfs_puts(&b, "/d/small", "text"), 0);
+	g->before = "heads/";
+	g->ctx = &e;
+	g->hook = collect_then_shut;
+	uint64_t seq = nf_vector_seq(&b.v->base.vector, b.v->writer);
+	(void)vfs_sync(&b);
+	bool before = nf_vector_seq(&b.v->base.vector, b.v->writer) == seq;
+	ck_assert(!g->hook);
+	ck_assert_uint_gt(e.r.deleted, 0);
+	vfs_unmount(&b);
+	if (!before) {
+		vfs_unmount(&a);
+		vfs_site_deinit(&s);
+		return false;
+	}
+	b = vfs_mount(&s, "b");
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	struct vfs c = vfs_mount(&s, "c");
+	struct vfs *all[3] = { &a, &b, &c };
+	for (int i = 0; i < 3; i++) {
+		ck_assert_int_eq(vfs_refresh(all[i]), 0);
+		ck_assert_int_eq(check(all[i], "/f", 50000, 7), 0);
+		ck_assert_int_eq(vfs_checks(all[i], "/d/small", "text"), 0);
+		is_whole(all[i]);
+	}
+	vfs_unmount(&c);
+	vfs_unmount(&b);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+	return true;
+}
+
+/* _i: the newest commit alone is kept; all of them are. */
+START_TEST(a_machine_that_ends_before_it_has_taken_over_its_head_leaves_no_holes)
+{
+	uint64_t nr = 1;
+
+	while (ended_after(nr, _i ? 1000 : 1))
+		nr++;
+	printf("# cut off at %d operations of the store\n", (int)nr - 1);
+	ck_assert_uint_ge(nr, 3);
+}
 END_TEST
 
 START_TEST(a_clock_that_is_a_year_off_neither_keeps_for_ever_nor_loses)
@@ -792,11 +876,13 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_second_run_reads_what_changed_since_the_first_and_finds_the_same);
 	tcase_add_test(tc, marks_that_are_damaged_or_of_another_device_are_not_believed);
 	tcase_add_test(tc, a_dry_run_says_what_the_run_does);
-	tcase_add_test(tc, a_machine_suspended_before_its_packs_publishes_no_holes);
-	tcase_add_test(tc, a_machine_suspended_between_its_packs_and_its_head_publishes_no_holes);
-	tcase_add_loop_test(tc, commits_that_others_made_on_a_head_with_holes_are_not_listed, 0, 4);
+	tcase_add_loop_test(tc, a_machine_suspended_before_its_packs_publishes_no_holes, 0, 2);
+	tcase_add_loop_test(tc, a_machine_suspended_between_its_packs_and_its_head_publishes_no_holes, 0, 2);
+	tcase_add_loop_test(tc, commits_that_others_made_on_a_head_with_holes_are_not_listed, 0, 8);
 	tcase_add_test(tc, a_run_cut_at_any_operation_loses_nothing_and_the_next_one_leaves_nothing);
 	tcase_add_test(tc, a_clock_that_is_a_year_off_neither_keeps_for_ever_nor_loses);
+	tc = nf_case(s, "gc_ended", 120);
+	tcase_add_loop_test(tc, a_machine_that_ends_before_it_has_taken_over_its_head_leaves_no_holes, 0, 2);
 }
 
 NF_SUITE("vault/gc")
