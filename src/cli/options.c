@@ -50,7 +50,7 @@ static const struct nf_option table[] = {
 	{ "mirror", 0, M, NF_OPT_TEXT, AT(mirror), "STORE", "a second store that gets all that is written" },
 	{ "fsync", 0, M, NF_OPT_TEXT, AT(fsync), "local|remote", "where data is when fsync returns (local)" },
 	{ "sync", 0, M, NF_OPT_TEXT, AT(sync), "manual", "send and look only by `foliofs sync`" },
-	{ "gc", 0, M, NF_OPT_TEXT, AT(gc), "TIME|off", "how often it collects by itself when idle (24h)" },
+	{ "gc", 0, M, NF_OPT_TEXT, AT(gc), "TIME|off", "how often it collects by itself when idle and not on battery (24h)" },
 	{ "block-size", 0, M, NF_OPT_SIZE, AT(block_size), "SIZE", "of new files: 4K to 4M, a power of two (16K)" },
 	{ "attr-timeout", 0, M, NF_OPT_TIME, AT(attr_timeout_ms), "TIME", "kernel caches attributes (1h; changes invalidate)" },
 	{ "entry-timeout", 0, M, NF_OPT_TIME, AT(entry_timeout_ms), "TIME", "kernel caches names (1h; changes invalidate)" },

@@ -1,7 +1,7 @@
 /* vault/gc_idle.c - the collector of a mount that has nothing else to do, and whose turn it is.
  *
  *   asleep ---- the last run is long enough ago ----> waiting
- *   waiting --- nothing to send, nothing sent or fetched for a while, connected ---> a run
+ *   waiting --- nothing to send, nothing sent or fetched for a while, connected, not on battery ---> a run
  *   a run       says when somebody else's was (gc.c): it is put off until that one is old enough, and a random while, so
  *               that machines do not all begin at once
  *
@@ -9,6 +9,7 @@
  * Nodes that were fetched stay in the cache, so a run that came to a bound goes on there the next time. */
 #include "vault/gc.h"
 
+#include "aio/power.h"
 #include "aio/thread.h"
 #include "base/assert.h"
 #include "base/counter.h"
@@ -33,6 +34,7 @@ struct nf_idle_gc {
 	struct nf_vault *v;          /* I */
 	struct nf_gc_options o;      /* I */
 	uint64_t every_ms, rest_ms;  /* I */
+	char *power_dir;             /* I */
 	_Atomic bool stop;           /* ends a run under way */
 	struct nf_cond wake;
 	pthread_t thread;
@@ -175,6 +177,16 @@ static void *idle_main(void *arg)
 			nf_cond_wait_until(&k->wake, &v->ns, NF_MIN(at, now + look));
 			continue;
 		}
+		nf_lock_drop(&v->ns);
+		bool battery = nf_on_battery(k->power_dir);
+		nf_lock_take(&v->ns);
+		/* Not now: as if something had been done. */
+		if (battery) {
+			quiet_since = nf_clock_ns();
+			continue;
+		}
+		if (k->stopping)
+			break;
 		k->running = true;
 		nf_lock_drop(&v->ns);
 		run(k);
@@ -188,12 +200,16 @@ static void *idle_main(void *arg)
 
 /* --- life ------------------------------------------------------------------------------------ */
 
-int nf_idle_gc_start(struct nf_vault *v, const struct nf_gc_options *o, uint64_t every_ms)
+int nf_idle_gc_start(struct nf_vault *v, const struct nf_gc_options *o, uint64_t every_ms, const char *power_dir)
 {
 	struct nf_idle_gc *k = calloc(1, sizeof *k);
 
-	if (!k)
+	if (k)
+		k->power_dir = strdup(power_dir ? power_dir : NF_POWER_DIR);
+	if (!k || !k->power_dir) {
+		free(k);
 		return nf_fail(-ENOMEM);
+	}
 	k->v = v;
 	k->o = *o;
 	k->every_ms = every_ms;
@@ -238,6 +254,7 @@ void nf_idle_gc_free(struct nf_vault *v)
 	NF_ASSERT(!k->runs);
 	v->idle_gc = NULL;
 	nf_cond_deinit(&k->wake);
+	free(k->power_dir);
 	free(k);
 }
 

@@ -435,7 +435,7 @@ int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
 	if (r == 0 && v->keeper && !v->no_threads)
 		r = nf_keeper_start(v->keeper);
 	if (r == 0 && v->committer_runs && o->gc_every_ms && !v->read_only && !v->manual && !v->store->read_only)
-		r = nf_idle_gc_start(v, &v->gc, o->gc_every_ms);
+		r = nf_idle_gc_start(v, &v->gc, o->gc_every_ms, o->power_dir);
 	if (r == 0 && !v->no_threads)
 		r = nf_space_start(v);
 	if (r == 0 && v->link && v->committer_runs) {

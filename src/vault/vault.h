@@ -52,6 +52,7 @@ struct nf_vault_options {
 	const char *expect;           /* fingerprint the first head must have; NULL */
 	const struct nf_gc_options *gc; /* what `foliofs gc` keeps, unless told otherwise; NULL: nf_gc_defaults() */
 	uint64_t gc_every_ms;         /* how often it runs by itself when nothing else does; 0: never.  Never if `manual` */
+	const char *power_dir;        /* what says whether the machine runs on battery: then it does not; NULL: the kernel's */
 	/* What are the vault's keys now?  It may block; NULL.  Called by one thread at a time: when a head says that it is sealed
 	 * under a newer epoch, after the store was away, every `meet_every_ms` (before something is sent: if it was a minute
 	 * ago), and with `unmet` before the first exchange with the store; until it returns 0 nothing is exchanged. */

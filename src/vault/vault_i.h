@@ -499,7 +499,8 @@ void nf_keeper_status(struct nf_vault *v, struct nf_vault_status *out) NF_REQUIR
 int nf_pin_xattr(struct nf_vault *v, uint64_t ino, struct nf_want *w, struct nf_buf *b) NF_REQUIRES(v->ns);
 
 /* --- gc_idle.c: the collector of a mount that has nothing else to do ----------------------------- */
-int nf_idle_gc_start(struct nf_vault *v, const struct nf_gc_options *o, uint64_t every_ms);
+/* POWER_DIR: aio/power.h; NULL: the machine's. */
+int nf_idle_gc_start(struct nf_vault *v, const struct nf_gc_options *o, uint64_t every_ms, const char *power_dir);
 void nf_idle_gc_stop(struct nf_vault *v); /* the thread; not started allowed */
 void nf_idle_gc_free(struct nf_vault *v); /* likewise */
 void nf_idle_gc_status(const struct nf_vault *v, struct nf_vault_status *out) NF_REQUIRES(v->ns);

@@ -5,6 +5,10 @@
 #include "base/random.h"
 #include "vault/gc.h"
 
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 enum { BIG = 600 << 10 };
 
 static struct nf_gc_options at_once(bool idle)
@@ -178,6 +182,59 @@ START_TEST(one_run_at_a_time_and_the_one_that_was_asked_for_goes_first)
 }
 END_TEST
 
+static void say(const char *path, const char *text)
+{
+	FILE *f = fopen(path, "w");
+
+	ck_assert_ptr_nonnull(f);
+	ck_assert_int_ge(fputs(text, f), 0);
+	ck_assert_int_eq(fclose(f), 0);
+}
+
+static uint64_t runs(struct vfs *m)
+{
+	struct nf_vault_status s;
+
+	nf_vault_status(m->v, &s);
+	return s.gc_runs;
+}
+
+START_TEST(on_battery_no_run_begins_and_off_it_one_does)
+{
+	enum { EVERY_MS = 400, QUIET_MS = 1500, WAIT_MS = 60000 };
+	struct vfs_site s;
+	char cache[200], state[200], path[300], status[300], power[200];
+	struct vfs a;
+
+	vfs_site_init(&s, "", "");
+	snprintf(power, sizeof power, "%.120s/power", s.dir.path);
+	ck_assert_int_eq(mkdir(power, 0700), 0);
+	snprintf(path, sizeof path, "%s/BAT0", power);
+	ck_assert_int_eq(mkdir(path, 0700), 0);
+	snprintf(status, sizeof status, "%s/BAT0/status", power);
+	say(status, "Discharging\n");
+	snprintf(path, sizeof path, "%s/BAT0/type", power);
+	say(path, "Battery\n");
+	struct nf_vault_options o = vfs_options(&s, "a", cache, state);
+	o.no_threads = false;
+	o.gc_every_ms = EVERY_MS;
+	o.power_dir = power;
+	ck_assert_int_eq(nf_vault_open(&o, &a.v), 0);
+	a.fs = nf_vault_fs(a.v);
+	for (int ms = 0; ms < QUIET_MS; ms += 100) {
+		ck_assert_uint_eq(runs(&a), 0);
+		(void)usleep(100 * 1000);
+	}
+	say(status, "Charging\n");
+	int ms = 0;
+	for (; runs(&a) == 0 && ms < WAIT_MS; ms += 20)
+		(void)usleep(20 * 1000);
+	ck_assert_uint_gt(runs(&a), 0);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "gc_idle", 120);
@@ -185,6 +242,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, what_is_not_worth_a_commit_waits_for_more);
 	tcase_add_test(tc, after_a_run_of_one_machine_the_others_wait_their_time);
 	tcase_add_test(tc, a_run_ends_at_its_bounds_and_the_next_one_goes_on_there);
+	tcase_add_test(tc, on_battery_no_run_begins_and_off_it_one_does);
 	tcase_add_test(tc, one_run_at_a_time_and_the_one_that_was_asked_for_goes_first);
 }
 
