@@ -131,7 +131,7 @@ static struct nf_segment *segment_get(struct nf_journal *j, uint64_t number, uin
 	return found;
 }
 
-static void segment_put(struct nf_journal *j, struct nf_segment *s)
+void nf_segment_put(struct nf_journal *j, struct nf_segment *s)
 {
 	nf_lock_take(&j->lock);
 	bool last = --s->readers == 0 && s->trimmed;
@@ -160,7 +160,7 @@ static void sync_once_locked(struct nf_journal *j) NF_REQUIRES(j->lock)
 		j->error = nf_fail(r);
 	nf_cond_broadcast(&j->changed);
 	nf_lock_drop(&j->lock);
-	segment_put(j, s);
+	nf_segment_put(j, s);
 	nf_lock_take(&j->lock);
 }
 
@@ -321,7 +321,7 @@ int nf_journal_read(struct nf_journal *j, struct nf_journal_pos pos, void *buf, 
 	if (!s)
 		return nf_fail(-EINVAL);
 	int r = j->files->pread(s->file, buf, len, pos.offset_bytes, NULL);
-	segment_put(j, s);
+	nf_segment_put(j, s);
 	return nf_fail(r);
 }
 
@@ -354,7 +354,7 @@ static int trim_in_turn(struct nf_journal *j, uint64_t number)
 			s->trimmed = true;
 			nf_lock_drop(&j->lock);
 		}
-		segment_put(j, s);
+		nf_segment_put(j, s);
 		if (r < 0)
 			return nf_fail(r);
 	}
@@ -373,8 +373,7 @@ int nf_journal_trim(struct nf_journal *j, uint64_t number)
 	return r;
 }
 
-/* The oldest segment with at least this number, kept open until put. */
-static struct nf_segment *segment_from(struct nf_journal *j, uint64_t number, uint64_t *written)
+struct nf_segment *nf_segment_from(struct nf_journal *j, uint64_t number, uint64_t *written)
 {
 	struct nf_segment *found = NULL;
 
@@ -396,10 +395,10 @@ int nf_journal_check(struct nf_journal *j)
 	uint64_t number = 0, written;
 	int r = 0;
 
-	while (r == 0 && (s = segment_from(j, number, &written))) {
+	while (r == 0 && (s = nf_segment_from(j, number, &written))) {
 		r = nf_segment_check(s->file, written);
 		number = s->number + 1;
-		segment_put(j, s);
+		nf_segment_put(j, s);
 	}
 	return nf_fail(r);
 }

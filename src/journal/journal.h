@@ -55,8 +55,8 @@ struct nf_journal_pos {
 	uint64_t offset_bytes; /* in the segment's file */
 };
 
-/* [Required] all.  CTX is the owner's.  Called by one thread at a time, in its turn to
- * append or at open; must not call back. */
+/* [Required] all.  CTX is the owner's.  `seal` is called by one thread at a time, in its turn to
+ * append, `open` at open and by nf_journal_walk(), beside it; must not call back. */
 struct nf_journal_seal_ops {
 	/* Bytes sealing adds. */
 	size_t overhead;
@@ -69,19 +69,20 @@ struct nf_journal_seal_ops {
 		    size_t *out_len, uint8_t tag[NF_JOURNAL_TAG]);
 };
 
+/* D frames of SEGMENT from UNSYNCED_FROM_BYTES on may be incomplete on disk; nf_journal_read(), and
+ * nothing else, may be called on J to look.  At open NF_JOURNAL_CUT ends
+ * the valid part before this frame (it is cut off); in a segment before the
+ * last that is damage.  A negative return makes open fail with it and changes
+ * nothing. */
+typedef int nf_journal_replay_fn(void *ctx, struct nf_journal *j, uint64_t segment, char kind, const void *plain,
+				 size_t len, uint64_t unsynced_from_bytes);
+
 struct nf_journal_options {
 	const char *dir;
 	const struct nf_file_ops *files;
 	const struct nf_journal_seal_ops *seal;
 	void *seal_ctx;
-	/* Called at open for each valid O and M frame, in order.  D frames of SEGMENT
-	 * from UNSYNCED_FROM_BYTES on may be incomplete on disk; nf_journal_read(), and
-	 * nothing else, may be called on J to look.  NF_JOURNAL_CUT ends
-	 * the valid part before this frame (it is cut off); in a segment before the
-	 * last that is damage.  A negative return makes open fail with it and changes
-	 * nothing. */
-	int (*replay)(void *ctx, struct nf_journal *j, uint64_t segment, char kind, const void *plain, size_t len,
-		      uint64_t unsynced_from_bytes);
+	nf_journal_replay_fn *replay; /* called at open for each valid O and M frame, in order */
 	void *replay_ctx;
 	uint64_t segment_bytes; /* [Optional] instead of NF_JOURNAL_SEGMENT_BYTES */
 	struct nf_room *room;   /* [Optional] told of what is appended; borrowed */
@@ -117,6 +118,9 @@ int nf_journal_trim(struct nf_journal *j, uint64_t number);
 /* Reads all segments again: -NF_E_JOURNAL_BAD if a frame is not as it was written (D
  * payloads and tags are the owner's to check). */
 int nf_journal_check(struct nf_journal *j);
+/* All O and M frames once more, in order, as far as they are written now; the first other than 0 that REPLAY returns ends it.
+ * Beside anything else but trimming. */
+int nf_journal_walk(struct nf_journal *j, nf_journal_replay_fn *replay, void *ctx);
 /* Bytes of all segments on disk. */
 uint64_t nf_journal_size(struct nf_journal *j);
 void nf_journal_to_text(struct nf_journal *j, struct nf_text *t);

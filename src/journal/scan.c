@@ -25,7 +25,9 @@ struct scan {
 	const struct nf_journal_options *o;
 	struct nf_buf payload; /* of the frame read last, unless D */
 	struct nf_buf plain;
-	bool chained; /* j->chain is known */
+	uint8_t chain[NF_JOURNAL_TAG]; /* tag of the last O or M frame, */
+	bool chained;                  /* once it is known */
+	uint64_t durable_bytes;        /* of the segment at hand, for `replay` */
 };
 
 /* Room for LEN bytes at B->p, old content not kept. */
@@ -152,9 +154,9 @@ int nf_segment_check(struct nf_file *file, uint64_t written_bytes)
 
 static int start_chain(struct scan *sc)
 {
-	if (sc->chained && memcmp(sc->j->chain, sc->payload.p, NF_JOURNAL_TAG) != 0)
+	if (sc->chained && memcmp(sc->chain, sc->payload.p, NF_JOURNAL_TAG) != 0)
 		return nf_fail(-NF_E_JOURNAL_BAD);
-	memcpy(sc->j->chain, sc->payload.p, NF_JOURNAL_TAG);
+	memcpy(sc->chain, sc->payload.p, NF_JOURNAL_TAG);
 	sc->chained = true;
 	return 0;
 }
@@ -170,39 +172,33 @@ static int replay_record(struct scan *sc, const struct nf_segment *s, const stru
 	int r = room_for(&sc->plain, f->len_bytes);
 	if (r < 0)
 		return r;
-	r = j->seal->open(j->seal_ctx, j->chain, s->number, f->number, f->kind, sc->payload.p,
+	r = j->seal->open(j->seal_ctx, sc->chain, s->number, f->number, f->kind, sc->payload.p,
 			  f->len_bytes, sc->plain.p, &len, tag);
 	if (r < 0)
 		return nf_fail(r == -NF_E_XFORM_BAD_TAG ? -NF_E_JOURNAL_BAD : r);
 	r = sc->o->replay(sc->o->replay_ctx, j, s->number, f->kind, sc->plain.p, len,
-			  s->durable_bytes);
+			  sc->durable_bytes);
 	if (r == 0)
-		memcpy(j->chain, tag, sizeof tag);
+		memcpy(sc->chain, tag, sizeof tag);
 	return r;
 }
 
-/* NF_JOURNAL_CUT: S was made shorter. */
-static int replay_segment(struct scan *sc, struct nf_segment *s)
+/* The frames up to END_BYTES.  NF_JOURNAL_CUT: those up to *AT, *NR of them, are valid. */
+static int replay_segment(struct scan *sc, const struct nf_segment *s, uint64_t end_bytes, uint64_t *at, uint64_t *nr)
 {
 	struct nf_frame f;
-	uint64_t at = 0;
 
-	for (uint64_t number = 0; number < s->next_frame; number++) {
-		int r = read_frame(sc, s->file, at, s->written_bytes, &f);
+	for (*at = *nr = 0; *at < end_bytes; ++*nr) {
+		int r = read_frame(sc, s->file, *at, end_bytes, &f);
 		if (r == 0 && f.kind == 'S')
 			r = start_chain(sc);
 		else if (r == 0 && f.kind != 'D')
 			r = replay_record(sc, s, &f);
 		else if (r > 0)
 			r = nf_fail(-EIO); /* it was there a moment ago */
-		if (r < 0)
-			return nf_fail(r);
-		if (r == NF_JOURNAL_CUT) {
-			s->written_bytes = at;
-			s->next_frame = number;
-			return NF_JOURNAL_CUT;
-		}
-		at += nf_frame_size(f.len_bytes);
+		if (r)
+			return r < 0 ? nf_fail(r) : r;
+		*at += nf_frame_size(f.len_bytes);
 	}
 	return 0;
 }
@@ -292,10 +288,16 @@ static int scan_all(struct scan *sc)
 	nf_list_for_each(s, head, struct nf_segment, link) {
 		r = last && s != last && !behind ? ended(s) : 0;
 		behind |= s == last;
+		uint64_t at, nr;
+		sc->durable_bytes = s->durable_bytes;
 		if (r == 0)
-			r = replay_segment(sc, s);
+			r = replay_segment(sc, s, s->written_bytes, &at, &nr);
 		if (r == NF_JOURNAL_CUT && s != last)
 			r = nf_fail(-NF_E_JOURNAL_BAD);
+		if (r == NF_JOURNAL_CUT) {
+			s->written_bytes = at;
+			s->next_frame = nr;
+		}
 		if (r < 0)
 			return r;
 	}
@@ -309,6 +311,14 @@ static int scan_all(struct scan *sc)
 	return r;
 }
 
+static void scan_deinit(struct scan *sc)
+{
+	nf_buf_deinit(&sc->payload);
+	if (sc->plain.p)
+		nf_wipe(sc->plain.p, sc->plain.cap);
+	nf_buf_deinit(&sc->plain);
+}
+
 int nf_journal_scan(struct nf_journal *j, const struct nf_journal_options *o)
 {
 	struct scan sc = { .j = j, .o = o };
@@ -316,9 +326,24 @@ int nf_journal_scan(struct nf_journal *j, const struct nf_journal_options *o)
 
 	if (r == 0)
 		r = scan_all(&sc);
-	nf_buf_deinit(&sc.payload);
-	if (sc.plain.p)
-		nf_wipe(sc.plain.p, sc.plain.cap);
-	nf_buf_deinit(&sc.plain);
+	memcpy(j->chain, sc.chain, sizeof j->chain);
+	scan_deinit(&sc);
+	return nf_fail(r);
+}
+
+int nf_journal_walk(struct nf_journal *j, nf_journal_replay_fn *replay, void *ctx)
+{
+	struct nf_journal_options o = { .replay = replay, .replay_ctx = ctx };
+	struct scan sc = { .j = j, .o = &o, .durable_bytes = UINT64_MAX };
+	struct nf_segment *s;
+	uint64_t number = 0, written, at, nr;
+	int r = 0;
+
+	while (r == 0 && (s = nf_segment_from(j, number, &written))) {
+		r = replay_segment(&sc, s, written, &at, &nr);
+		number = s->number + 1;
+		nf_segment_put(j, s);
+	}
+	scan_deinit(&sc);
 	return nf_fail(r);
 }

@@ -52,6 +52,10 @@ int nf_segment_append(struct nf_journal *j, struct nf_segment *s, char kind,
 /* S ends with its last frame, durably: only then another may follow it.  The turn's holder; no lock held. */
 int nf_segment_end(struct nf_journal *j, struct nf_segment *s);
 
+/* journal.c: the oldest segment with at least this number, kept open until put; what is written of it.  NULL: none. */
+struct nf_segment *nf_segment_from(struct nf_journal *j, uint64_t number, uint64_t *written_bytes);
+void nf_segment_put(struct nf_journal *j, struct nf_segment *s);
+
 /* scan.c: fills j->segments from the directory, replays them and cuts the tail. */
 int nf_journal_scan(struct nf_journal *j, const struct nf_journal_options *o);
 /* 0 if the first WRITTEN bytes are valid frames to the end. */

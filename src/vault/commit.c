@@ -400,6 +400,16 @@ static int join(struct nf_vault *v, struct leaves *l, unsigned round)
 	return l->nr_left > 1 ? publish(v, l) : 2;
 }
 
+/* Who starts again need not ask once more.  Without the mark it does: a full disk is no reason to hold up anything. */
+static void mark_reported(struct nf_vault *v, uint64_t seq)
+{
+	struct nf_buf b = NF_BUF_INIT;
+
+	if (v->journal && nf_journal_encode_reported(&b, seq) == 0)
+		(void)nf_journal_record(v->journal, 'M', b.p, b.len);
+	nf_buf_deinit(&b);
+}
+
 /* R9: one leaf that covers what was known to be contained before this look's listing began; and G4. */
 static int confirm(struct nf_vault *v, const struct nf_head *leaf, uint64_t known)
 {
@@ -415,6 +425,7 @@ static int confirm(struct nf_vault *v, const struct nf_head *leaf, uint64_t know
 	v->letting_go = true;
 	nf_lock_drop(&v->ns);
 	nf_named_reported(v);
+	mark_reported(v, seq);
 	nf_journal_let_go(v);
 	nf_lock_take(&v->ns);
 	v->letting_go = false;

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "base/trace.h"
 #include "vault/gc.h"
+#include "vault/recover.h"
 #include "vault/upload.h"
 
 #include <inttypes.h>
@@ -108,7 +109,7 @@ static int add_sent_before(struct nf_vault *v, const struct nf_head *leaf, const
 	bool known = nf_ref_is_null(&e->delta) || nf_pack_set_find(&v->named, &e->delta.pack);
 	int r = known ? 0 : nf_named_add_locked(v, &e->delta.pack, 0);
 	nf_lock_drop(&v->ns);
-	if (known || r < 0)
+	if (known || r < 0 || nf_ref_is_null(&e->base_root))
 		return r;
 	r = nf_tree_diff_nodes(&v->src, &e->base_root, &leaf->root, differs, opened, &a);
 	if (nf_is_damage(r))
@@ -196,6 +197,8 @@ int nf_named_check(struct nf_vault *v, const struct nf_head *leaf, int64_t date_
 		r = add_sent_before(v, leaf, e);
 	if (r == 0)
 		r = find_bad(v, leaf, date_s, &bad);
+	if (r == 0 && bad.nr)
+		r = nf_recover_unreported_ops(v);
 	if (r == 0 && bad.nr) {
 		r = move_bad(v, leaf, &bad, &moved);
 		nf_trace(COMMIT, "packs condemned or gone=%zu moved blocks=%" PRIu64 " nodes=%" PRIu64 " lost=%" PRIu64

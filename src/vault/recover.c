@@ -9,9 +9,11 @@
  *        | first segment u64 | next counter u64 | inodes u64 | bytes u64: of the operations so far the first are dot seq
  *        and stand at `operations` (null: they stay where they are, all of them), the others are dot seq + 1 (shelf.h)
  *
+ *   'M'  version u8 = 1 | kind u8 = 4 (reported) | seq u64: dots up to this one are on the server, and nobody takes away what they name
+ *
  * Records of dots that the remembered base contains are passed over, but for the last of them: the operations of the
- * next dot were made on top of it.  What is left belongs to one or two dots: of two the lower is the frozen epoch.  If a head
- * with it may have been sent its delta is fixed, and its operations stay as they are. */
+ * next dot were made on top of it; those that were not reported are noted (late.c).  What is left belongs to one or two dots: of two
+ * the lower is the frozen epoch.  If a head with it may have been sent its delta is fixed, and its operations stay as they are. */
 #include "base/assert.h"
 #include "base/error.h"
 #include "base/mem.h"
@@ -23,7 +25,7 @@
 
 #include <inttypes.h>
 
-enum { RECORD_VERSION = 1, MARK_SENT = 1, MARK_SPLIT = 2, MARK_SHELVED = 3 };
+enum { RECORD_VERSION = 1, MARK_SENT = 1, MARK_SPLIT = 2, MARK_SHELVED = 3, MARK_REPORTED = 4 };
 
 int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root,
 			  unsigned flags, const void *ops, size_t len)
@@ -52,6 +54,14 @@ int nf_journal_encode_split(struct nf_buf *b, uint64_t seq, uint32_t nr_ops)
 	nf_buf_u8(b, MARK_SPLIT);
 	nf_buf_u64(b, seq);
 	nf_buf_u32(b, nr_ops);
+	return nf_buf_error(b);
+}
+
+int nf_journal_encode_reported(struct nf_buf *b, uint64_t seq)
+{
+	nf_buf_u8(b, RECORD_VERSION);
+	nf_buf_u8(b, MARK_REPORTED);
+	nf_buf_u64(b, seq);
 	return nf_buf_error(b);
 }
 
@@ -158,6 +168,7 @@ void nf_recovered_deinit(struct nf_recovered *rc)
 	dot_clear(&rc->dot[1]);
 	dot_clear(&rc->before);
 	free(rc->shelf);
+	free(rc->late);
 	*rc = (struct nf_recovered){ 0 };
 }
 
@@ -278,10 +289,12 @@ static int take_ops(struct nf_recovered *rc, struct nf_journal *j, uint64_t segm
 	nf_ref_decode(rd, NULL, &rec.base_root);
 	if (nf_rd_error(rd, false) < 0)
 		return nf_fail(-NF_E_JOURNAL_BAD);
-	if (seq < rc->contained || seq == 0)
-		return 0;
 	size_t len = nf_rd_left(rd);
 	const uint8_t *p = nf_rd_bytes(rd, len);
+	if (seq && seq <= rc->contained && len && nf_late_note(rc, seq, segment, &rec.base_root) < 0)
+		return -ENOMEM;
+	if (seq < rc->contained || seq == 0)
+		return 0;
 	/* What is on the server already need not be whole here. */
 	int r = seq == rc->contained ? 0 : check_ops(rc, j, p, len, segment, unsynced_from_bytes);
 	if (r)
@@ -349,6 +362,8 @@ static int take_split(struct nf_recovered *rc, struct nf_rd *rd)
 
 	if (nf_rd_error(rd, true) < 0)
 		return nf_fail(-NF_E_JOURNAL_BAD);
+	if (nf_late_split(rc, seq) < 0)
+		return -ENOMEM;
 	if (seq < rc->contained || seq == 0)
 		return 0;
 	struct nf_recovered_dot *from = dot_of(rc, seq), *to = dot_of(rc, seq + 1);
@@ -403,6 +418,8 @@ static int take_shelved(struct nf_recovered *rc, struct nf_rd *rd)
 	if (nf_rd_error(rd, true) < 0 || !s.seq || !ordered || nf_ref_check(&s.root) < 0 ||
 	    (!nf_ref_is_null(&s.ops) && (nf_ref_check(&s.ops) < 0 || !nf_ref_is_local(&s.ops.pack))))
 		return nf_fail(-NF_E_JOURNAL_BAD);
+	if (nf_late_split(rc, s.seq) < 0)
+		return -ENOMEM;
 	/* A dot that was published is not needed, and may be there in part only.  What came after it in its records was written
 	 * anew as the next one's before it was sent; and that one was made on `root`. */
 	if (s.seq == rc->contained && !nf_ref_is_null(&s.ops))
@@ -411,6 +428,28 @@ static int take_shelved(struct nf_recovered *rc, struct nf_rd *rd)
 		return 0;
 	int r = nf_ref_is_null(&s.ops) ? 0 : shelve_dot(rc, s.seq, s.nr_ops);
 	return r == 0 ? note_shelved(rc, &s) : r;
+}
+
+static int take_sent(struct nf_recovered *rc, struct nf_rd *rd)
+{
+	uint64_t seq = nf_rd_u64(rd);
+	struct nf_ref delta;
+
+	nf_ref_decode(rd, NULL, &delta);
+	uint64_t first_spare = nf_rd_u64(rd);
+	if (nf_rd_error(rd, true) < 0)
+		return nf_fail(-NF_E_JOURNAL_BAD);
+	if (seq <= rc->contained) {
+		nf_late_sent(rc, seq, &delta);
+		return 0;
+	}
+	struct nf_recovered_dot *d = dot_of(rc, seq);
+	if (!d)
+		return nf_fail(-NF_E_JOURNAL_BAD);
+	d->sent = true;
+	d->delta = delta;
+	d->first_spare = first_spare;
+	return 0;
 }
 
 int nf_recover_record(void *ctx, struct nf_journal *j, uint64_t segment, char kind, const void *plain, size_t len,
@@ -428,23 +467,9 @@ int nf_recover_record(void *ctx, struct nf_journal *j, uint64_t segment, char ki
 		return take_split(rc, &rd);
 	if (mark == MARK_SHELVED)
 		return take_shelved(rc, &rd);
-	if (mark != MARK_SENT)
-		return nf_fail(-NF_E_JOURNAL_BAD);
-	uint64_t seq = nf_rd_u64(&rd);
-	struct nf_ref delta;
-	nf_ref_decode(&rd, NULL, &delta);
-	uint64_t first_spare = nf_rd_u64(&rd);
-	if (nf_rd_error(&rd, true) < 0)
-		return nf_fail(-NF_E_JOURNAL_BAD);
-	if (seq <= rc->contained)
-		return 0;
-	struct nf_recovered_dot *d = dot_of(rc, seq);
-	if (!d)
-		return nf_fail(-NF_E_JOURNAL_BAD);
-	d->sent = true;
-	d->delta = delta;
-	d->first_spare = first_spare;
-	return 0;
+	if (mark == MARK_REPORTED)
+		return nf_late_reported(rc, &rd);
+	return mark == MARK_SENT ? take_sent(rc, &rd) : nf_fail(-NF_E_JOURNAL_BAD);
 }
 
 /* --- replaying -------------------------------------------------------------------------------------- */
@@ -676,5 +701,5 @@ int nf_recover_replay(struct nf_vault *v, struct nf_recovered *rc)
 		nf_shelf_free(v);
 		r = replay_dots(v, rc, lo, hi);
 	}
-	return r;
+	return r == 0 ? nf_late_recall(v, rc) : r;
 }

@@ -24,6 +24,12 @@ struct nf_recovered_dot {
 	struct nf_recovered_form whole; /* the form before, while `form` is unfinished */
 	bool unfinished;
 };
+/* A dot that the base contains and that is not known to be reported: what it holds may have to be sent again (G4, G5). */
+struct nf_recovered_late {
+	uint64_t seq;
+	uint64_t first_segment; /* of its records, which may be those of an earlier dot that was split */
+	struct nf_ref base_root, delta; /* null: not known */
+};
 struct nf_recovered {
 	struct nf_vault *v;
 	uint64_t contained; /* our last dot in the remembered base: passed over */
@@ -31,12 +37,27 @@ struct nf_recovered {
 	struct nf_shelved *shelf; /* after `contained`, ascending */
 	size_t nr_shelf;
 	struct nf_recovered_dot before; /* `contained` itself, if the journal still has it */
+	struct nf_recovered_late *late; /* up to `contained` */
+	size_t nr_late;
 };
 void nf_recovered_deinit(struct nf_recovered *rc);
 /* The journal's replay callback; ctx is the struct nf_recovered. */
 int nf_recover_record(void *ctx, struct nf_journal *j, uint64_t segment, char kind, const void *plain, size_t len,
 		      uint64_t unsynced_from_bytes);
-/* Makes the epochs of it, on v->base.  Blocks. */
+/* Makes the epochs of it, on v->base, and v->unreported.  Blocks. */
 int nf_recover_replay(struct nf_vault *v, struct nf_recovered *rc);
+
+/* late.c */
+/* SEQ has operations in SEGMENT. */
+int nf_late_note(struct nf_recovered *rc, uint64_t seq, uint64_t segment, const struct nf_ref *base_root);
+/* Of SEQ's operations the last are the next dot's. */
+int nf_late_split(struct nf_recovered *rc, uint64_t seq);
+void nf_late_sent(struct nf_recovered *rc, uint64_t seq, const struct nf_ref *delta);
+/* The mark, behind its kind. */
+int nf_late_reported(struct nf_recovered *rc, struct nf_rd *rd);
+/* Those that are left become v->unreported. */
+int nf_late_recall(struct nf_vault *v, struct nf_recovered *rc);
+/* The operations of dots in v->unreported that were made before this mount, read from the journal. */
+int nf_recover_unreported_ops(struct nf_vault *v);
 
 #endif

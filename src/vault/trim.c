@@ -7,6 +7,7 @@
  *     a file's undrained groups    blocks that no operation names yet
  *     requests being stored        blocks that are in the journal and not noted with the file yet
  *     a file without a name        the blocks of its own layers: they go nowhere else; and the tree it stands on
+ *     dots that are not reported   the blocks their operations name: they may have to be sent again (gc_named.c)
  *     what is shelved              its operations, and the nodes of the tree that the view stands on
  *
  * Each pins from its own lowest segment on, and one without blocks here pins nothing. */
@@ -70,6 +71,10 @@ uint64_t nf_journal_bound(struct nf_vault *v)
 	if (v->frozen) {
 		bound = NF_MIN(bound, v->frozen->min_segment);
 		bound = NF_MIN(bound, v->frozen->first_segment);
+	}
+	for (const struct nf_epoch *e = v->unreported; e; e = e->next) {
+		bound = NF_MIN(bound, e->min_segment);
+		bound = NF_MIN(bound, e->first_segment);
 	}
 	if (v->nr_shelf)
 		bound = NF_MIN(bound, v->shelf[0].first_segment);

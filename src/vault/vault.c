@@ -338,6 +338,16 @@ static void settle(struct nf_vault *v)
 		(void)nf_file_replace(v->files, path, "", 0);
 }
 
+/* Our last dot up to which everything in the base is known to be there for good. */
+static uint64_t reported_seq(const struct nf_vault *v)
+{
+	uint64_t seq = nf_vector_seq(&v->base.vector, v->writer);
+
+	for (const struct nf_epoch *e = v->unreported; e; e = e->next)
+		seq = NF_MIN(seq, e->seq - 1);
+	return seq;
+}
+
 /* A writable vault: journal, writer, epoch; then what others did. */
 static int open_writer(struct nf_vault *v, const struct nf_state *s)
 {
@@ -348,7 +358,7 @@ static int open_writer(struct nf_vault *v, const struct nf_state *s)
 
 	if (r == 0 && v->writer) {
 		v->next_counter += COUNTER_SLACK;
-		v->confirmed_seq = nf_vector_seq(&v->base.vector, v->writer);
+		v->confirmed_seq = reported_seq(v);
 		r = fresh_epoch(v);
 	} else if (r == 0) {
 		r = claim(v);

@@ -71,6 +71,7 @@ struct nf_epoch {
 	uint64_t first_spare;     /* n  of the delta, once encoded */
 	struct nf_vector_entry dot; /* n  valid once `delta` is */
 	struct nf_epoch *next;    /* in v->unreported */
+	bool unread;              /* there, made before this mount: `ops` are in the journal only */
 	size_t nr_touched;        /* n  of v->touched, written by its commit */
 };
 
@@ -535,6 +536,7 @@ int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *b
 			  const void *ops, size_t len);
 int nf_journal_encode_split(struct nf_buf *b, uint64_t seq, uint32_t nr_ops);
 int nf_journal_encode_shelved(struct nf_buf *b, const struct nf_shelved *s);
+int nf_journal_encode_reported(struct nf_buf *b, uint64_t seq);
 int nf_journal_encode_sent(struct nf_buf *b, uint64_t seq, const struct nf_ref *delta, uint64_t first_spare);
 extern const struct nf_journal_seal_ops nf_vault_journal_seal;
 

@@ -12,6 +12,9 @@
  * LATE: a commit R kept in the history keeps pack 0 until the collector lets R go; L is a machine that stands on R and
  * publishes a head on top of it whenever it wakes up; a merge lists that head only if R is still kept.
  *
+ * RESTART: X ends once, with its head sent or taken over, and starts again with what its journal says: which packs its dot names, and
+ * whether it was reported.
+ *
  * There is no clock: any step may come after any time, so "grace" is 0 and infinite
  * at once.  What holds here holds with every grace and every suspension.
  * Packs are bits.  A head is three counters (dots of X, Y, G) and the list of the
@@ -47,6 +50,9 @@ byte st[H], hx[H], hy[H], hg[H], hc[H];
 byte need[DOTS];		/* the packs that X's dot names; need[0] none */
 byte present = 3;		/* packs on the store */
 byte faults = F;
+#ifdef RESTART
+byte restarts = 1;
+#endif
 byte rep;			/* ghost: packs of X's commit that was reported */
 
 hidden byte i, j, lost;
@@ -223,6 +229,19 @@ look:
 		:: else
 		fi
 	}
+#ifdef RESTART
+	if
+	:: atomic {
+		restarts > 0 -> restarts--; bad = 0; jx = 0; jy = 0; jg = 0; jc = 0; nl = 0;
+#ifdef M_RESTART_IS_REPORT
+		goto reported	/* what the remembered base contains counts as reported */
+#else
+		known = 0; goto look
+#endif
+	   }
+	:: true
+	fi;
+#endif
 	/* our head was there before this listing began: now judge the packs */
 #ifdef M_NO_SECOND_CHECK
 	skip;
@@ -237,6 +256,9 @@ look:
 	:: bad -> d_step { renew(bad) }; goto freeze
 	:: else
 	fi;
+#ifdef M_RESTART_IS_REPORT
+reported:
+#endif
 	atomic {
 		rep = want; assert((rep & ~present) == 0);
 #ifdef MOVE

@@ -46,6 +46,7 @@ CASES = [
     ('gc', 'ROUNDS=2 MERGES=0 F=0 P=7', 'holds'),
     ('gc', 'ROUNDS=2 MERGES=0 F=0 MOVE', 'holds'),
     ('gc', 'ROUNDS=1 MERGES=0 F=0 LATE', 'holds'),
+    ('gc', 'ROUNDS=1 MERGES=0 F=0 RESTART', 'holds'),
 
     ('commit', 'K=1 F=0 C=0 H=8, M_NO_TIE', 'endless'),
     ('commit', 'K=1 F=0 C=0 H=8, M_TORN_IS_BAD', 'not one leaf'),
@@ -72,6 +73,7 @@ CASES = [
     ('gc', 'ROUNDS=2 MERGES=0 F=0 MOVE, M_PLACE_LOST', 'snapshot gone'),
     ('gc', 'ROUNDS=2 MERGES=0 F=0 MOVE, M_NO_SECOND_CHECK', 'pack gone'),
     ('gc', 'ROUNDS=1 MERGES=0 F=0 LATE, M_LIST_LATE', 'hole'),
+    ('gc', 'ROUNDS=1 MERGES=0 F=0 RESTART, M_RESTART_IS_REPORT', 'pack gone'),
     ('gc', 'ROUNDS=1 MERGES=1 F=0, M_NO_FIRST_CHECK', 'holds'),
     ('gc', 'ROUNDS=1 MERGES=1 F=0, W_DANGLING', 'dangling'),
 ]
