@@ -47,12 +47,36 @@ static int answer(struct nf_call *c, struct nf_buf *b)
 }
 
 /* What is shown as an attribute and stands nowhere. It is not listed, so that nobody copies it. */
-static bool is_shown(const char *name) { return !strcmp(name, NF_XATTR_PIN); }
+static const struct {
+	const char *name;
+	int (*value)(struct nf_vault *v, uint64_t ino, struct nf_want *w, struct nf_buf *b);
+} shown[] = {
+	{ NF_XATTR_PIN, nf_pin_xattr },
+	{ NF_XATTR_STATE, nf_state_xattr },
+};
+
+static bool is_shown(const char *name)
+{
+	for (size_t i = 0; i < NF_ARRAY_LEN(shown); i++) {
+		if (!strcmp(name, shown[i].name))
+			return true;
+	}
+	return false;
+}
+
+static int get_any(struct nf_vault *v, uint64_t ino, const char *name, struct nf_want *w, struct nf_buf *b)
+{
+	for (size_t i = 0; i < NF_ARRAY_LEN(shown); i++) {
+		if (!strcmp(name, shown[i].name))
+			return shown[i].value(v, ino, w, b);
+	}
+	return get_value(v, ino, name, w, b);
+}
 
 int nf_do_getxattr(struct nf_vault *v, struct nf_call *c, struct nf_want *w)
 {
 	struct nf_buf b = NF_BUF_INIT;
-	int r = is_shown(c->name) ? nf_pin_xattr(v, c->ino, w, &b) : get_value(v, c->ino, c->name, w, &b);
+	int r = get_any(v, c->ino, c->name, w, &b);
 
 	if (r == NF_TREE_NONE)
 		r = -ENODATA; /* asked for before every write: not worth a trace */

@@ -499,6 +499,11 @@ void nf_keeper_status(struct nf_vault *v, struct nf_vault_status *out) NF_REQUIR
 #define NF_XATTR_PIN "user.foliofs.pin"
 int nf_pin_xattr(struct nf_vault *v, uint64_t ino, struct nf_want *w, struct nf_buf *b) NF_REQUIRES(v->ns);
 
+/* --- file_state.c ------------------------------------------------------------------------------ */
+/* The value of user.foliofs.state on INO. 0, NF_TREE_NONE (no file, or one without a name), NF_TREE_WANT. */
+#define NF_XATTR_STATE "user.foliofs.state"
+int nf_state_xattr(struct nf_vault *v, uint64_t ino, struct nf_want *w, struct nf_buf *b) NF_REQUIRES(v->ns);
+
 /* --- gc_idle.c: the collector of a mount that has nothing else to do ----------------------------- */
 /* POWER_DIR: aio/power.h; NULL: the machine's. */
 int nf_idle_gc_start(struct nf_vault *v, const struct nf_gc_options *o, uint64_t every_ms, const char *power_dir);

@@ -97,6 +97,39 @@ def test_a_pinned_tree_with_what_others_add_is_read_with_the_server_killed_and_a
     b.unmount()
 
 
+def test_a_file_shows_whether_it_is_on_the_server_and_whether_it_is_here(site):
+    def state(path):
+        return os.getxattr(path, "user.foliofs.state").decode()
+
+    with site.machine("a").mount() as a:
+        f = a.dir / "file"
+        ask(a, OK, "offline", a.dir)
+        f.write_bytes(random.Random(5).randbytes(MIB))
+        assert state(f) == "dirty"
+        ask(a, OK, "online", a.dir)
+        a.sync()
+        assert f.read_bytes() == random.Random(5).randbytes(MIB)
+        assert state(f) in ("clean", "cold")  # what was sent need not be in the cache
+        ask(a, OK, "cache", a.dir, "drop")
+        assert state(f) == "cold"
+        ask(a, OK, "pin", "-q", f)
+        assert state(f) == "pinned"
+        assert os.listxattr(f) == []
+        for change in (lambda: os.setxattr(f, "user.foliofs.state", b"clean"), lambda: os.removexattr(f, "user.foliofs.state")):
+            with pytest.raises(PermissionError):
+                change()
+        # Who copies it with its attributes copies none of ours.
+        subprocess.run(["cp", "-a", f, a.dir / "copy"], check=True)
+        assert os.listxattr(a.dir / "copy") == []
+        b = site.machine("b").mount()
+        assert state(b.dir / "file") == "cold"
+        assert (b.dir / "file").read_bytes() == random.Random(5).randbytes(MIB)
+        assert state(b.dir / "file") == "clean"
+        with pytest.raises(OSError):
+            state(b.dir)
+        b.unmount()
+
+
 def test_pins_go_on_where_they_stopped_when_the_server_is_back(site):
     with site.machine("a").mount() as a:
         (a.dir / "d").mkdir()

@@ -73,11 +73,11 @@ static void wait_pinned(struct vfs *m, uint64_t bytes_min)
 		     (unsigned long long)s.pinned_bytes, nf_error_name(s.pin_error), s.connected, nf_error_name(s.last_error));
 }
 
-static void xattr_is(struct vfs *m, const char *path, const char *want)
+static void shown_is(struct vfs *m, const char *name, const char *path, const char *want)
 {
 	struct nf_call c = { .op = NF_CALL_GETXATTR, .ino = ino_of(m, path), .size = 100 };
 
-	snprintf(c.name, sizeof c.name, "user.foliofs.pin");
+	snprintf(c.name, sizeof c.name, "%s", name);
 	int r = vfs_call(m, &c);
 	if (!want) {
 		ck_assert_int_eq(r, -ENODATA);
@@ -88,6 +88,9 @@ static void xattr_is(struct vfs *m, const char *path, const char *want)
 	ck_assert_mem_eq(c.buf, want, c.count);
 	free(c.buf);
 }
+
+static void xattr_is(struct vfs *m, const char *path, const char *want) { shown_is(m, NF_XATTR_PIN, path, want); }
+static void state_is(struct vfs *m, const char *path, const char *want) { shown_is(m, NF_XATTR_STATE, path, want); }
 
 struct tree {
 	char *big;
@@ -151,6 +154,59 @@ START_TEST(what_is_pinned_is_read_without_the_server_also_after_a_restart)
 	check_tree(&b, &t);
 	ck_assert_int_eq(vfs_check(&b, "/other", t.big, 2 * MIB), -NF_E_OFFLINE);
 	ck_assert_uint_eq(status(&b).pins, 1);
+	vfs_unmount(&b);
+	vfs_unmount(&a);
+	free(t.big);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(a_file_tells_whether_the_server_has_it_and_whether_it_is_here)
+{
+	struct vfs_site s;
+	struct tree t;
+	struct nf_store *fault;
+	struct nf_pin_estimate e;
+	uint64_t freed;
+	vfs_site_init(&s, "fault+", "");
+	struct vfs a = vfs_mount(&s, "a");
+
+	make_tree(&a, &t);
+	struct vfs b = mount_live(&s, "b", 64 * MIB, &fault);
+	state_is(&b, "/d/big", "cold");
+	ck_assert_int_eq(vfs_check(&b, "/d/big", t.big, 3 * MIB), 0);
+	state_is(&b, "/d/big", "clean");
+	state_is(&b, "/other", "cold");
+	state_is(&b, "/d/sub/7", "clean"); /* its bytes are in its inode */
+	state_is(&b, "/d", NULL);
+	ck_assert_int_eq(nf_vault_cache_drop(b.v, 0, NULL, &freed), 0);
+	state_is(&b, "/d/big", "cold");
+	ck_assert_int_eq(nf_vault_pin(b.v, ino_of(&b, "/d"), false, NULL, &e), 0);
+	wait_pinned(&b, 3 * MIB);
+	state_is(&b, "/d/big", "pinned");
+	/* Changed, be it by an attribute only: the server does not have it, pinned or not. */
+	ck_assert_int_eq(vfs_puts(&b, "/d/sub/7", "changed"), 0);
+	ck_assert_int_eq(vfs_truncate(&b, "/other", MIB), 0);
+	struct nf_call c = { .op = NF_CALL_SETXATTR, .ino = ino_of(&b, "/d/big"), .data = "x", .size = 1 };
+	snprintf(c.name, sizeof c.name, "user.note");
+	ck_assert_int_eq(vfs_call(&b, &c), 0);
+	state_is(&b, "/d/sub/7", "dirty");
+	state_is(&b, "/other", "dirty");
+	state_is(&b, "/d/big", "dirty");
+	state_is(&b, "/d/sub/8", "pinned");
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	state_is(&b, "/d/sub/7", "pinned");
+	state_is(&b, "/d/big", "pinned");
+	/* Nobody sets it, removes it, or is told of it by a list. */
+	snprintf(c.name, sizeof c.name, NF_XATTR_STATE);
+	ck_assert_int_eq(vfs_call(&b, &c), -EPERM);
+	c.op = NF_CALL_REMOVEXATTR;
+	ck_assert_int_eq(vfs_call(&b, &c), -EPERM);
+	c = (struct nf_call){ .op = NF_CALL_LISTXATTR, .ino = c.ino, .size = 100 };
+	ck_assert_int_eq(vfs_call(&b, &c), 0);
+	ck_assert_uint_eq(c.count, sizeof "user.note");
+	ck_assert_mem_eq(c.buf, "user.note", c.count);
+	free(c.buf);
 	vfs_unmount(&b);
 	vfs_unmount(&a);
 	free(t.big);
@@ -361,6 +417,7 @@ static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "pin", 60);
 	tcase_add_test(tc, what_is_pinned_is_read_without_the_server_also_after_a_restart);
+	tcase_add_test(tc, a_file_tells_whether_the_server_has_it_and_whether_it_is_here);
 	tcase_add_test(tc, what_others_add_to_a_pinned_directory_comes_by_itself);
 	tcase_add_test(tc, pins_that_do_not_fit_are_refused_and_break_nothing);
 	tcase_add_test(tc, unpinned_and_removed_things_are_not_kept);
