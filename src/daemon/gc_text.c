@@ -15,6 +15,8 @@ void nf_gc_text(const struct nf_gc_result *r, bool dry_run, struct nf_text *t)
 {
 	line(t, "on the store:", r->packs, r->bytes);
 	line(t, "needed:", r->live_packs, r->live_bytes);
+	if (r->old_packs)
+		line(t, "  under older keys:", r->old_packs, r->old_bytes);
 	line(t, dry_run ? "would be condemned:" : "condemned now:", r->dead_packs, r->dead_bytes);
 	if (r->leftover_packs)
 		line(t, "  of broken uploads:", r->leftover_packs, r->leftover_bytes);
@@ -36,8 +38,9 @@ void nf_gc_text(const struct nf_gc_result *r, bool dry_run, struct nf_text *t)
 void nf_gc_json(const struct nf_gc_result *r, struct nf_text *t)
 {
 #define N(name) "\"" #name "\":%" PRIu64
-	nf_textf(t, "{" N(packs) "," N(bytes) "," N(live_packs) "," N(live_bytes) "," N(dead_packs) "," N(dead_bytes) ",",
-		 r->packs, r->bytes, r->live_packs, r->live_bytes, r->dead_packs, r->dead_bytes);
+	nf_textf(t, "{" N(packs) "," N(bytes) "," N(live_packs) "," N(live_bytes) "," N(old_packs) "," N(old_bytes) ","
+		 N(dead_packs) "," N(dead_bytes) ",",
+		 r->packs, r->bytes, r->live_packs, r->live_bytes, r->old_packs, r->old_bytes, r->dead_packs, r->dead_bytes);
 	nf_textf(t, N(leftover_packs) "," N(leftover_bytes) "," N(waiting_packs) "," N(waiting_bytes) "," N(deleted_packs)
 		 "," N(deleted_bytes) "," N(young_packs) ",", r->leftover_packs, r->leftover_bytes, r->waiting_packs,
 		 r->waiting_bytes, r->deleted_packs, r->deleted_bytes, r->young_packs);

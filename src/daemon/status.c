@@ -125,7 +125,12 @@ static void text_keys(struct nf_text *t, const struct nf_vault_status *s)
 {
 	if (s->keys == NF_KEYS_REMOVED)
 		nf_textf(t, "keys                 the key this was mounted with was removed or changed; the next mount takes another one\n");
-	else if (s->keys == NF_KEYS_CHANGED)
+	if (s->old_keys_known && s->old_key_packs) {
+		nf_textf(t, "under older keys     ");
+		nf_text_size(t, s->old_key_bytes);
+		nf_textf(t, " in %" PRIu64 " packs (key rekey does not seal again what is there)\n", s->old_key_packs);
+	}
+	if (s->keys == NF_KEYS_CHANGED)
 		nf_textf(t, "keys                 the vault has new ones (key rekey): nothing is exchanged until it is mounted again with\n"
 			    "                     one that was kept; what is done here meanwhile stays on this machine\n");
 }
@@ -263,6 +268,10 @@ void nf_status_to_json(const struct nf_control_env *env, struct nf_text *t)
 	field_text(t, "last_error", s.last_error ? nf_error_name(s.last_error) : "");
 	field_text(t, "keys", keys_word(&s));
 	field(t, "key_epoch", s.key_epoch);
+	if (s.old_keys_known) {
+		field(t, "old_key_packs", s.old_key_packs);
+		field(t, "old_key_bytes", s.old_key_bytes);
+	}
 	field_bool(t, "all_on_server", all_on_server(&s));
 	field_bool(t, "safe_to_switch_off", all_on_server(&s));
 	if (s.safe_in_ms < 0)

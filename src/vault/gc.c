@@ -76,6 +76,10 @@ static int need_leaf(struct nf_gc *g)
 		return nf_fail(-ENOMEM);
 	/* The head names it, and no operation can say otherwise. */
 	e->known = e->needed = e->pinned = true;
+	for (size_t i = 0; i < g->nr_deltas; i++)
+		if (g->deltas[i].kept && nf_ref_equal(&g->deltas[i].delta, &g->leaf.delta))
+			return 0; /* counted */
+	e->most_old_bytes += g->leaf.delta.epoch < g->epoch ? (int64_t)g->leaf.delta.sealed_len : 0;
 	return 0;
 }
 
@@ -101,6 +105,8 @@ static void count(struct nf_gc *g)
 
 	for (struct nf_pack_entry *e = nf_pack_set_first(&g->packs); e; e = nf_pack_set_next(e)) {
 		enum fate f = fate_of(g, e);
+		r->old_packs += e->most_old_bytes > 0;
+		r->old_bytes += (uint64_t)NF_MAX(e->most_old_bytes, INT64_C(0));
 		r->packs += e->listed;
 		r->bytes += e->size_bytes;
 		if (e->listed && f == FATE_KEEP) {
@@ -440,6 +446,13 @@ static void add_result(struct nf_gc_result *sum, const struct nf_gc_result *r, b
 	sum->fetched_nodes += r->fetched_nodes;
 }
 
+static void note_old(struct nf_vault *v, const struct nf_gc *g)
+{
+	nf_lock_take(&v->ns);
+	v->old_keys = (struct nf_old_keys){ .epoch = g->epoch, .packs = g->r.old_packs, .bytes = g->r.old_bytes };
+	nf_lock_drop(&v->ns);
+}
+
 /* One round, from a look to a commit.  *MORE: there is more to do now. */
 static int round_of(struct nf_vault *v, const struct nf_gc_options *o, const struct nf_gc_pace *pace, bool first,
 		    bool *more, struct nf_gc_result *sum)
@@ -447,7 +460,7 @@ static int round_of(struct nf_vault *v, const struct nf_gc_options *o, const str
 	int r = 0;
 
 	for (int i = 0; i < TRIES; i++) {
-		struct nf_gc g = { .v = v, .o = *o, .pace = *pace };
+		struct nf_gc g = { .v = v, .o = *o, .pace = *pace, .epoch = nf_ring_newest(v->ring) };
 		g.src = nf_gc_source(&g);
 		r = run_once(&g);
 		nf_trace(COMMIT, "gc packs=%" PRIu64 " live=%" PRIu64 " dead=%" PRIu64 " deleted=%" PRIu64 " roots=%" PRIu64
@@ -456,6 +469,8 @@ static int round_of(struct nf_vault *v, const struct nf_gc_options *o, const str
 			 g.r.emptied_packs, g.r.moved_bytes, g.r.moved_trees, nf_error_name(NF_MIN(r, 0)));
 		if (r <= 0)
 			add_result(sum, &g.r, first);
+		if (r == 0 && !g.r.not_due_s)
+			note_old(v, &g);
 		/* Without a grace what was condemned because something moved goes at once as well. */
 		*more = g.moved || (!first && !o->grace_s && g.r.dead_packs);
 		gc_deinit(&g);

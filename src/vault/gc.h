@@ -43,6 +43,7 @@ struct nf_gc {
 	struct nf_gc_pace pace;
 	struct nf_head leaf;
 	int64_t date_s;          /* the server's, at the look that showed the leaf */
+	uint32_t epoch;          /* what is sealed under an older one is old */
 	struct nf_pack_set packs;
 	struct nf_gc_marks marks;
 	struct nf_gc_root *roots; /* ascending by seq; the leaf is the last */
@@ -77,11 +78,11 @@ int nf_gc_range(struct nf_node_source *src, const struct nf_ref *root, const str
 		int (*fn)(void *ctx, const struct nf_key *key, const struct nf_val *val), void *ctx);
 /* The condemned packs of a tree, into SET. */
 int nf_gc_condemned(struct nf_node_source *src, const struct nf_ref *root, struct nf_pack_set *set);
-/* Each pack that an item's value names, with the sealed bytes it is named for.  Not those of ROOT, SNAPSHOT and DELTA
+/* Each pack that an item's value names, with the sealed bytes it is named for and their key epoch.  Not those of ROOT, SNAPSHOT and DELTA
  * items: what is kept of them is decided for the newest tree alone.  A window by reference names the leaf and what
  * stands there; SRC gets that leaf. */
 int nf_item_packs(struct nf_node_source *src, const struct nf_key *key, const struct nf_val *val,
-		  int (*fn)(void *ctx, const struct nf_pack_id *pack, uint32_t bytes), void *ctx);
+		  int (*fn)(void *ctx, const struct nf_pack_id *pack, uint32_t bytes, uint32_t epoch), void *ctx);
 /* What an EXTENT value names; *REF is set if it does so by reference (leaf null otherwise).  Blocks. */
 int nf_gc_window(struct nf_node_source *src, const struct nf_val *val, uint32_t block_bytes, struct nf_extent_ref *ref,
 		 struct nf_block_ref out[NF_WINDOW_BLOCKS]);

@@ -91,23 +91,23 @@ int nf_gc_window(struct nf_node_source *src, const struct nf_val *val, uint32_t 
 }
 
 /* The block size is not known here; it is only needed to tell a full block from a short one. */
-static int extent_packs(struct nf_node_source *src, const struct nf_val *val, int (*fn)(void *ctx, const struct nf_pack_id *pack, uint32_t bytes),
-			void *ctx)
+static int extent_packs(struct nf_node_source *src, const struct nf_val *val,
+			int (*fn)(void *ctx, const struct nf_pack_id *pack, uint32_t bytes, uint32_t epoch), void *ctx)
 {
 	struct nf_block_ref refs[NF_WINDOW_BLOCKS];
 	struct nf_extent_ref ref = { 0 };
 
 	int r = nf_gc_window(src, val, 1u << NF_BLOCK_SHIFT_MAX, &ref, refs);
 	if (r == 0 && !nf_ref_is_null(&ref.leaf))
-		r = fn(ctx, &ref.leaf.pack, ref.leaf.sealed_len);
+		r = fn(ctx, &ref.leaf.pack, ref.leaf.sealed_len, ref.leaf.epoch);
 	for (int b = 0; r == 0 && b < NF_WINDOW_BLOCKS; b++)
 		if (refs[b].sealed_len)
-			r = fn(ctx, &refs[b].pack, refs[b].sealed_len);
+			r = fn(ctx, &refs[b].pack, refs[b].sealed_len, refs[b].epoch);
 	return r;
 }
 
 int nf_item_packs(struct nf_node_source *src, const struct nf_key *key, const struct nf_val *val,
-		  int (*fn)(void *ctx, const struct nf_pack_id *pack, uint32_t bytes), void *ctx)
+		  int (*fn)(void *ctx, const struct nf_pack_id *pack, uint32_t bytes, uint32_t epoch), void *ctx)
 {
 	struct nf_xattr_entry e;
 	size_t pos = 0;
@@ -119,7 +119,7 @@ int nf_item_packs(struct nf_node_source *src, const struct nf_key *key, const st
 		return 0;
 	while (r == 0 && (r = nf_xattr_iter(val->p, val->len, &val->self, &pos, &e)) == 0)
 		if (e.is_blob)
-			r = fn(ctx, &e.blob.pack, e.blob.sealed_len);
+			r = fn(ctx, &e.blob.pack, e.blob.sealed_len, e.blob.epoch);
 	return r < 0 ? r : 0;
 }
 
@@ -133,7 +133,7 @@ struct step {
 	bool stays; /* nothing is made that could say that it stands elsewhere */
 };
 
-static int count_pack(void *ctx, const struct nf_pack_id *pack, uint32_t bytes)
+static int count_pack(void *ctx, const struct nf_pack_id *pack, uint32_t bytes, uint32_t epoch)
 {
 	struct step *s = ctx;
 	struct nf_pack_entry *e = nf_pack_set_get(&s->packs, pack);
@@ -142,6 +142,7 @@ static int count_pack(void *ctx, const struct nf_pack_id *pack, uint32_t bytes)
 		return nf_fail(-ENOMEM);
 	e->live_bytes += s->sign * (int64_t)bytes;
 	e->stay_bytes += s->stays ? s->sign * (int64_t)bytes : 0;
+	e->old_bytes += epoch < s->g->epoch ? s->sign * (int64_t)bytes : 0;
 	return 0;
 }
 
@@ -164,7 +165,7 @@ static int opened(void *ctx, const struct nf_ref *ref, bool is_old)
 
 	s->sign = is_old ? -1 : 1;
 	s->stays = false;
-	return count_pack(s, &ref->pack, ref->sealed_len);
+	return count_pack(s, &ref->pack, ref->sealed_len, ref->epoch);
 }
 
 static int walked_item(void *ctx, const struct nf_key *key, const struct nf_val *val)
@@ -183,6 +184,7 @@ static int fold(struct nf_gc *g, const struct step *s)
 			return nf_fail(-ENOMEM);
 		e->live_bytes += d->live_bytes;
 		e->stay_bytes += d->stay_bytes;
+		e->old_bytes += d->old_bytes;
 	}
 	return 0;
 }
@@ -196,6 +198,7 @@ static int recall(struct nf_gc *g, struct nf_gc_step *s)
 			return nf_fail(-ENOMEM);
 		e->live_bytes += s->sums[i].live_bytes;
 		e->stay_bytes += s->sums[i].stay_bytes;
+		e->old_bytes += s->sums[i].old_bytes;
 	}
 	s->used = true;
 	return 0;
@@ -212,12 +215,13 @@ static void judge(struct nf_gc *g, bool kept)
 		e->needed = true;
 		e->pinned = e->pinned || e->stay_bytes > 0;
 		e->most_bytes = NF_MAX(e->most_bytes, e->live_bytes);
+		e->most_old_bytes = NF_MAX(e->most_old_bytes, e->old_bytes);
 	}
 }
 
 /* --- a root that is damaged --------------------------------------------------------- */
 
-static int need(void *ctx, const struct nf_pack_id *pack, uint32_t bytes)
+static int need(void *ctx, const struct nf_pack_id *pack, uint32_t bytes, uint32_t epoch)
 {
 	struct nf_gc *g = ctx;
 	struct nf_pack_entry *e = nf_pack_set_get(&g->packs, pack);
@@ -226,6 +230,8 @@ static int need(void *ctx, const struct nf_pack_id *pack, uint32_t bytes)
 		return nf_fail(-ENOMEM);
 	e->known = e->needed = true;
 	e->most_bytes = NF_MAX(e->most_bytes, (int64_t)bytes);
+	if (epoch < g->epoch)
+		e->most_old_bytes = NF_MAX(e->most_old_bytes, (int64_t)bytes);
 	return 0;
 }
 
@@ -234,7 +240,7 @@ static int need_what_is_left(struct nf_gc *g, const struct nf_ref *ref)
 {
 	nf_auto(nf_node_put_p) struct nf_node *node = NULL;
 
-	int r = need(g, &ref->pack, ref->sealed_len);
+	int r = need(g, &ref->pack, ref->sealed_len, ref->epoch);
 	if (r == 0)
 		r = nf_source_get(&g->src, ref, NULL, NULL, &node);
 	if (r < 0)
@@ -355,6 +361,8 @@ static int mark_deltas(struct nf_gc *g)
 			continue;
 		e->needed = true;
 		e->most_bytes = NF_MAX(e->most_bytes, (int64_t)g->deltas[i].delta.sealed_len);
+		/* No tree names it: it comes on top. */
+		e->most_old_bytes += g->deltas[i].delta.epoch < g->epoch ? (int64_t)g->deltas[i].delta.sealed_len : 0;
 	}
 	return 0;
 }
@@ -363,7 +371,7 @@ int nf_gc_mark(struct nf_gc *g)
 {
 	const struct nf_ref *from = NULL;
 
-	int r = nf_gc_marks_load(g->v, &g->marks);
+	int r = nf_gc_marks_load(g->v, g->epoch, &g->marks);
 	if (r < 0)
 		return r;
 	for (size_t i = g->nr_roots; i-- > 0;) {

@@ -3,14 +3,14 @@
 #include "base/error.h"
 #include "base/mem.h"
 
-/*      version u8 = 1 | number of steps u32 | steps | number of refused u32 | refused
- *      step:    from, to (references) | number u32 | pack [16], live s64, stay s64
+/*      version u8 = 2 | newest epoch u32 | number of steps u32 | steps | number of refused u32 | refused
+ *      step:    from, to (references) | number u32 | pack [16], live s64, stay s64, old s64
  *      refused: pack [16] | most s64 | runs u32 */
 enum {
-	VERSION = 1,
+	VERSION = 2,
 	FILE_MAX_BYTES = 64 << 20,
 	STEP_BYTES = 2 * NF_REF_ENCODED + 4,
-	SUM_BYTES = 32,
+	SUM_BYTES = 40,
 	REFUSED_BYTES = 28,
 	REFUSED_RUNS = 8,
 };
@@ -87,18 +87,20 @@ static struct nf_gc_step *new_step(struct nf_gc_marks *m, const struct nf_ref *f
 	return s;
 }
 
+static bool is_some(const struct nf_pack_entry *e) { return e->live_bytes || e->stay_bytes || e->old_bytes; }
+
 int nf_gc_marks_put(struct nf_gc_marks *m, const struct nf_ref *from, const struct nf_ref *to, const struct nf_pack_set *set)
 {
 	size_t nr = 0;
 
 	for (struct nf_pack_entry *e = nf_pack_set_first(set); e; e = nf_pack_set_next(e))
-		nr += e->live_bytes || e->stay_bytes;
+		nr += is_some(e);
 	struct nf_gc_step *s = new_step(m, from, to, nr);
 	if (!s)
 		return nf_fail(-ENOMEM);
 	for (struct nf_pack_entry *e = nf_pack_set_first(set); e; e = nf_pack_set_next(e))
-		if (e->live_bytes || e->stay_bytes)
-			s->sums[s->nr++] = (struct nf_gc_sum){ e->id, e->live_bytes, e->stay_bytes };
+		if (is_some(e))
+			s->sums[s->nr++] = (struct nf_gc_sum){ e->id, e->live_bytes, e->stay_bytes, e->old_bytes };
 	s->used = true;
 	return 0;
 }
@@ -152,6 +154,7 @@ static int get_step(struct nf_gc_marks *m, struct nf_rd *rd)
 		nf_rd_copy(rd, x->pack.b, sizeof x->pack.b);
 		x->live_bytes = (int64_t)nf_rd_u64(rd);
 		x->stay_bytes = (int64_t)nf_rd_u64(rd);
+		x->old_bytes = (int64_t)nf_rd_u64(rd);
 	}
 	return 0;
 }
@@ -174,7 +177,7 @@ static int get_refused(struct nf_gc_marks *m, struct nf_rd *rd)
 static int decode(struct nf_gc_marks *m, const void *p, size_t len)
 {
 	struct nf_rd rd = nf_rd_of(p, len);
-	int r = nf_rd_u8(&rd) == VERSION ? 0 : nf_fail(-NF_E_STATE_BAD);
+	int r = nf_rd_u8(&rd) == VERSION && nf_rd_u32(&rd) == m->epoch ? 0 : nf_fail(-NF_E_STATE_BAD);
 
 	for (uint32_t nr = nf_rd_u32(&rd); r == 0 && nr > 0; nr--)
 		r = get_step(m, &rd);
@@ -183,13 +186,13 @@ static int decode(struct nf_gc_marks *m, const void *p, size_t len)
 	return r < 0 ? r : nf_rd_error(&rd, true);
 }
 
-int nf_gc_marks_load(struct nf_vault *v, struct nf_gc_marks *m)
+int nf_gc_marks_load(struct nf_vault *v, uint32_t epoch, struct nf_gc_marks *m)
 {
 	nf_auto_free void *plain = NULL;
 	uint8_t device_id[16];
 	size_t len;
 
-	*m = (struct nf_gc_marks){ 0 };
+	*m = (struct nf_gc_marks){ .epoch = epoch };
 	if (!v->state_path)
 		return 0;
 	int r = nf_sealed_load(v, "gc", FILE_MAX_BYTES, device_id, &plain, &len);
@@ -198,6 +201,7 @@ int nf_gc_marks_load(struct nf_vault *v, struct nf_gc_marks *m)
 	if (r == 0)
 		return 0;
 	nf_gc_marks_deinit(m);
+	m->epoch = epoch;
 	return r == -ENOMEM ? r : 0;
 }
 
@@ -210,12 +214,13 @@ static void put_step(struct nf_buf *b, const struct nf_gc_step *s)
 		nf_buf_bytes(b, s->sums[i].pack.b, sizeof s->sums[i].pack.b);
 		nf_buf_u64(b, (uint64_t)s->sums[i].live_bytes);
 		nf_buf_u64(b, (uint64_t)s->sums[i].stay_bytes);
+		nf_buf_u64(b, (uint64_t)s->sums[i].old_bytes);
 	}
 }
 
 int nf_gc_marks_save(struct nf_vault *v, const struct nf_gc_marks *m)
 {
-	size_t len = 9 + m->nr_refused * REFUSED_BYTES;
+	size_t len = 13 + m->nr_refused * REFUSED_BYTES;
 	struct nf_buf b = NF_BUF_INIT;
 	uint32_t nr = 0;
 
@@ -228,6 +233,7 @@ int nf_gc_marks_save(struct nf_vault *v, const struct nf_gc_marks *m)
 	if (len > FILE_MAX_BYTES / 2)
 		return nf_fail(-NF_E_FULL); /* what is there stays, and tells less and less */
 	nf_buf_u8(&b, VERSION);
+	nf_buf_u32(&b, m->epoch);
 	nf_buf_u32(&b, nr);
 	for (struct nf_avl_node *n = nf_avl_first(&m->steps); n; n = nf_avl_next(n))
 		if (step_of(n)->used)

@@ -9,7 +9,7 @@
  * Trees never change, so what was found of a pair of them holds for ever; a step that is not there is found anew by reading
  * what the two do not share.  In STATE_DIR/gc, sealed; if it is lost, or not from this device, everything is read again.
  *
- * Memory and file go by packs and commits: 32 bytes for each pack that a commit changed.  Not thread safe: whoever has the
+ * Memory and file go by packs and commits: 40 bytes for each pack that a commit changed.  Not thread safe: whoever has the
  * collector's turn. */
 #ifndef NF_VAULT_GC_MARKS_H
 #define NF_VAULT_GC_MARKS_H
@@ -19,7 +19,7 @@
 
 struct nf_gc_sum {
 	struct nf_pack_id pack;
-	int64_t live_bytes, stay_bytes;
+	int64_t live_bytes, stay_bytes, old_bytes;
 };
 
 struct nf_gc_step {
@@ -40,11 +40,12 @@ struct nf_gc_refused {
 struct nf_gc_marks {
 	struct nf_avl steps;
 	struct nf_gc_step *whole; /* one of the steps, or NULL */
+	uint32_t epoch;           /* the newest of the keys: what is older counts as old */
 	struct nf_gc_refused *refused;
 	size_t nr_refused;
 };
-/* Always something, if only nothing; -ENOMEM. */
-int nf_gc_marks_load(struct nf_vault *v, struct nf_gc_marks *m);
+/* Always something, if only nothing, as it is after there came new keys; -ENOMEM. */
+int nf_gc_marks_load(struct nf_vault *v, uint32_t epoch, struct nf_gc_marks *m);
 /* What this run used. */
 int nf_gc_marks_save(struct nf_vault *v, const struct nf_gc_marks *m);
 void nf_gc_marks_deinit(struct nf_gc_marks *m);

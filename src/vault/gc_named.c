@@ -43,11 +43,11 @@ struct adding {
 	struct nf_pack_id last;
 };
 
-static int add(void *ctx, const struct nf_pack_id *id, uint32_t bytes)
+static int add(void *ctx, const struct nf_pack_id *id, uint32_t bytes, uint32_t epoch)
 {
 	struct adding *a = ctx;
 
-	(void)bytes;
+	(void)bytes, (void)epoch;
 	/* Blocks stand in runs. */
 	if (!memcmp(id, &a->last, sizeof *id))
 		return 0;
@@ -71,7 +71,7 @@ int nf_named_add_node(struct nf_vault *v, unsigned level, const void *plain, siz
 		if (level) {
 			struct nf_ref ref;
 			nf_ref_decode(&rd, NULL, &ref);
-			r = add(&a, &ref.pack, 0);
+			r = add(&a, &ref.pack, 0, 0);
 		} else {
 			struct nf_val val = { 0 };
 			val.p = nf_rd_str16(&rd, &val.len);

@@ -15,6 +15,8 @@ struct nf_pack_entry {
 	int64_t live_bytes;   /* sealed bytes named, as often as they are named */
 	int64_t stay_bytes;   /* of these: by what cannot be told to name another */
 	int64_t most_bytes;   /* the most that any one root names */
+	int64_t old_bytes;    /* of live_bytes: sealed under keys of before the newest */
+	int64_t most_old_bytes; /* the most of these that any one kept root names, and what kept deltas are */
 	uint64_t size_bytes;  /* on the store; 0: not listed */
 	int64_t mtime_s;      /* by the server's clock */
 	int64_t condemned_s;  /* when, by the server's clock */

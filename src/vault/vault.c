@@ -704,6 +704,9 @@ void nf_vault_status(struct nf_vault *v, struct nf_vault_status *out)
 	s.last_error = v->last_error;
 	s.keys = v->keys;
 	s.key_epoch = nf_ring_newest(v->ring);
+	s.old_keys_known = s.key_epoch == 1 || v->old_keys.epoch == s.key_epoch;
+	s.old_key_packs = s.old_keys_known ? v->old_keys.packs : 0;
+	s.old_key_bytes = s.old_keys_known ? v->old_keys.bytes : 0;
 	pending(v, &s);
 	s.committing = v->committing;
 	s.upload_done_bytes = v->upload_done;

@@ -163,6 +163,7 @@ struct nf_gc_options {
 struct nf_gc_result {
 	uint64_t packs, bytes;                 /* on the store */
 	uint64_t live_packs, live_bytes;       /* needed; bytes of them that are named */
+	uint64_t old_packs, old_bytes;         /* of those: sealed under keys of before the newest; the others are not counted in */
 	uint64_t dead_packs, dead_bytes;       /* condemned by this run (dry run: that would be) */
 	uint64_t leftover_packs, leftover_bytes; /* of those: never named, of broken uploads */
 	uint64_t waiting_packs, waiting_bytes; /* condemned; grace has not passed */
@@ -198,6 +199,8 @@ struct nf_vault_status {
 	int last_error;          /* of the last exchange */
 	enum nf_vault_keys keys;
 	uint32_t key_epoch;      /* what is written now is sealed under */
+	bool old_keys_known;     /* a run of the collector, since there was no newer epoch, counted what follows: */
+	uint64_t old_key_packs, old_key_bytes; /* needed, and sealed under older epochs */
 	uint64_t pending_ops;    /* operations not on the server */
 	uint64_t pending_files;  /* files with data not on the server */
 	uint64_t pending_bytes;  /* dirty and sealed bytes not on the server */

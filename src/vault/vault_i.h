@@ -183,6 +183,10 @@ struct nf_vault {
 	uint64_t met_ns;           /* the committer's: when it was */
 	bool returned;             /* n  the store was away and is back: to be called */
 	enum nf_vault_keys keys;   /* n */
+	struct nf_old_keys {
+		uint32_t epoch;        /* the newest then; 0: nobody counted */
+		uint64_t packs, bytes;
+	} old_keys;                /* n  what the collector found last */
 	struct nf_cache *cache;
 	struct nf_aio *aio;
 	struct nf_journal *journal;

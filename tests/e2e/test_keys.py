@@ -121,9 +121,18 @@ def test_running_mounts_take_the_keys_of_a_rekey_elsewhere(stage):
                            ("later", "by who was mounted before")):
             assert reader(stage, s, "cat", "/" + name) == text.encode()
         reader(stage, s, "check")
-        # What the two remember is the new header: without the server too.
+        # What the two remember is the new header: without the server too.  How much is under the old keys is counted.
         with c.mount() as m:
             assert (m.dir / "later").read_text() == "by who was mounted before"
+            assert "old_key_packs" not in m.status()
+            done = c.run("gc", m.dir, "--dry-run", "--json")
+            assert done.returncode == OK, done.stderr
+            found = json.loads(done.stdout)
+            assert 0 < found["old_packs"] < found["live_packs"] and found["old_bytes"] > 0, found
+            said = m.status()
+            assert (said["old_key_packs"], said["old_key_bytes"]) == (found["old_packs"], found["old_bytes"])
+            assert "under older keys" in c.run("status", m.dir).stdout
+            assert "under older keys" in c.run("gc", m.dir, "--dry-run").stdout
 
 
 @pytest.mark.limit(300)
