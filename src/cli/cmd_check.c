@@ -81,7 +81,7 @@ enum nf_exit nf_cmd_check(struct nf_args *a)
 	if (!a->arg[0] || nf_live_is_mount(a->arg[0]))
 		return live(a->arg[0], opt);
 	/* Reading needs nothing of this device; repairing takes what its cache has, and commits. */
-	enum nf_exit e = opt->repair ? nf_writer_open(a->arg[0], opt, &rd) : nf_reader_open(a->arg[0], opt, &rd);
+	enum nf_exit e = opt->repair ? nf_writer_open(a->arg[0], opt, NULL, &rd) : nf_reader_open(a->arg[0], opt, &rd);
 	if (e == NF_EXIT_OK) {
 		int r = nf_vault_check(rd.vault, &o, &result);
 		if (r < 0)

@@ -99,7 +99,7 @@ static enum nf_exit offline(const char *address, const struct nf_gc_options *o, 
 	struct nf_gc_result result;
 	struct nf_reader w;
 
-	enum nf_exit e = nf_writer_open(address, opt, &w);
+	enum nf_exit e = nf_writer_open(address, opt, NULL, &w);
 	if (e == NF_EXIT_OK) {
 		int r = nf_vault_gc(w.vault, o, NULL, &result);
 		e = r < 0 ? nf_site_complain(&w.site, r, NULL) : print(o, &result, opt->json);

@@ -1,8 +1,9 @@
-/* foliofs key STORE list | add | remove ID | change | recovery | rekey */
+/* foliofs key STORE list | add | remove ID | change | recovery | rekey [--now] */
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/random.h"
 #include "cli/open.h"
+#include "daemon/control.h"
 #include "daemon/paths.h"
 #include "daemon/unlock.h"
 #include "foliofs/store.h"
@@ -278,6 +279,51 @@ static enum nf_exit say_rekeyed(const struct change *c)
 	return ok ? NF_EXIT_OK : NF_EXIT_ERROR;
 }
 
+/* --- sealing again ------------------------------------------------------------------------ */
+
+static enum nf_exit say_resealed(const struct change *c, uint64_t bytes, uint64_t left_bytes)
+{
+	struct nf_text t = NF_TEXT_INIT;
+
+	if (c->o->json) {
+		nf_textf(&t, "{\"resealed_bytes\":%" PRIu64 ",\"left_bytes\":%" PRIu64 "}\n", bytes, left_bytes);
+	} else {
+		nf_textf(&t, "Sealed again: ");
+		nf_text_size(&t, bytes);
+		nf_textf(&t, ". What it replaces is deleted once the collector's grace has passed (foliofs gc).\n");
+	}
+	bool ok = nf_print(&t);
+	nf_text_deinit(&t);
+	if (left_bytes)
+		nf_complain("%" PRIu64 " bytes are still under older keys: foliofs check %s tells what cannot be read", left_bytes,
+			    c->s->safe);
+	return ok && !left_bytes ? NF_EXIT_OK : NF_EXIT_ERROR;
+}
+
+/* Until a run finds nothing under older keys, or can do nothing about it. */
+static enum nf_exit reseal(struct change *c)
+{
+	struct nf_gc_result r = { 0 };
+	uint64_t bytes = 0;
+	struct nf_gc_options o;
+	struct nf_reader w;
+
+	nf_gc_defaults(&o);
+	enum nf_exit e = nf_writer_open(c->s->address, c->o, &c->secret, &w);
+	while (e == NF_EXIT_OK) {
+		int error = nf_vault_gc(w.vault, &o, NULL, &r);
+		if (error < 0)
+			e = nf_site_complain(&w.site, error, NULL);
+		bytes += error < 0 ? 0 : r.resealed_bytes;
+		if (!r.old_packs || (!r.moved_bytes && !r.moved_trees))
+			break;
+	}
+	nf_reader_close(&w);
+	if (e)
+		nf_complain("the keys are new, but what is there was not sealed again; foliofs gc does that too");
+	return e == NF_EXIT_OK ? say_resealed(c, bytes, r.old_bytes) : e;
+}
+
 static const struct {
 	const char *name;
 	enum nf_exit (*run)(struct change *c);
@@ -327,9 +373,13 @@ static enum nf_exit run_verb(struct change *c, size_t verb)
 		(void)printf("New recovery key, shown only now; the one before opens nothing any more:\n\n    %s\n",
 			     c->recovery);
 	nf_wipe(c->recovery, sizeof c->recovery);
-	nf_secret_deinit(&c->secret);
 	nf_header_free(c->h);
 	nf_store_free(c->store);
+	if (e == NF_EXIT_OK && rekeys && c->o->now) {
+		(void)fflush(stdout); /* a recovery key is shown before what may take hours */
+		e = reseal(c);
+	}
+	nf_secret_deinit(&c->secret);
 	return e;
 }
 
@@ -341,7 +391,7 @@ enum nf_exit nf_cmd_key(struct nf_args *a)
 
 	while (verb < NF_ARRAY_LEN(verbs) && strcmp(verbs[verb].name, a->arg[1]))
 		verb++;
-	if (verb == NF_ARRAY_LEN(verbs) || verbs[verb].needs_id != !!a->arg[2]) {
+	if (verb == NF_ARRAY_LEN(verbs) || verbs[verb].needs_id != !!a->arg[2] || (a->opt.now && verbs[verb].run != rekey)) {
 		nf_complain("expected: foliofs key STORE list|add|remove ID|change|recovery|rekey");
 		return NF_EXIT_USAGE;
 	}

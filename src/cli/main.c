@@ -16,7 +16,8 @@
 	"        open the vault before.  Only the secret given stays, and the recovery key is made anew; add the others again.\n" \
 	"        Mounts that were opened with this secret take the new keys by themselves; others stop exchanging (status says so,\n" \
 	"        exit code 3), keep their changes, and have to be mounted again. --kdf-cost stretches a passphrase anew: then that\n" \
-	"        is so for every mount.  What is there already stays under the old keys.\n"
+	"        is so for every mount.  What is there already is sealed again by mounts that have nothing else to do, run by run, or\n" \
+	"        at once by --now; what that replaces is deleted by the collector, later (`foliofs gc`).\n"
 
 #define CHECK "What is missing or damaged is named by path, behind the snapshot or commit it is in; then the exit code is 10, unless\n" \
 	"--repair has put all of it right. --repair puts on the store again what the cache of this device still has; beside files\n" \

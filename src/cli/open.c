@@ -141,6 +141,15 @@ enum nf_exit nf_site_complain(const struct nf_site *s, int code, const char *whe
 
 /* --- unlocking ------------------------------------------------------------------------- */
 
+static enum nf_exit unlock_by(const struct nf_site *s, const struct nf_options *o, const struct nf_secret_buf *buf,
+			      struct nf_unlocked *out)
+{
+	struct nf_secret secret = nf_secret_of(buf);
+	int r = nf_unlock(s->address, &s->so, &secret, o->offline, out);
+
+	return r < 0 ? nf_site_complain(s, r, NULL) : NF_EXIT_OK;
+}
+
 enum nf_exit nf_site_unlock(const struct nf_site *s, const struct nf_options *o, struct nf_unlocked *out)
 {
 	nf_auto_free char *prompt = NULL;
@@ -156,19 +165,19 @@ enum nf_exit nf_site_unlock(const struct nf_site *s, const struct nf_options *o,
 		return r == -NF_E_KEY_WRONG ? NF_EXIT_KEY : NF_EXIT_USAGE;
 	}
 	nf_text_deinit(&err);
-	struct nf_secret secret = nf_secret_of(&buf);
-	r = nf_unlock(s->address, &s->so, &secret, o->offline, out);
+	enum nf_exit e = unlock_by(s, o, &buf, out);
 	nf_secret_deinit(&buf);
-	return r < 0 ? nf_site_complain(s, r, NULL) : NF_EXIT_OK;
+	return e;
 }
 
-enum nf_exit nf_site_header(const struct nf_site *s, const struct nf_options *o, struct nf_store **store,
-			    struct nf_header **h)
+/* GIVEN: NULL, it is asked for. */
+static enum nf_exit open_header(const struct nf_site *s, const struct nf_options *o, const struct nf_secret_buf *given,
+				struct nf_store **store, struct nf_header **h)
 {
 	nf_auto_free char *where = NULL;
 	struct nf_unlocked u;
 
-	enum nf_exit e = nf_site_unlock(s, o, &u);
+	enum nf_exit e = given ? unlock_by(s, o, given, &u) : nf_site_unlock(s, o, &u);
 	if (e)
 		return e;
 	int r = nf_store_open(s->address, &s->so, false, store);
@@ -219,7 +228,7 @@ enum nf_exit nf_reader_open(const char *address, const struct nf_options *o, str
 	*rd = (struct nf_reader){ 0 };
 	enum nf_exit e = nf_site_init(address, o, &rd->site);
 	if (e == NF_EXIT_OK)
-		e = nf_site_header(&rd->site, o, &store, &h);
+		e = open_header(&rd->site, o, NULL, &store, &h);
 	if (e)
 		return e;
 	int r = copy_state(h, rd);
@@ -234,7 +243,8 @@ enum nf_exit nf_reader_open(const char *address, const struct nf_options *o, str
 	return r < 0 ? nf_site_complain(&rd->site, r, NULL) : NF_EXIT_OK;
 }
 
-enum nf_exit nf_writer_open(const char *address, const struct nf_options *o, struct nf_reader *rd)
+enum nf_exit nf_writer_open(const char *address, const struct nf_options *o, const struct nf_secret_buf *given,
+			    struct nf_reader *rd)
 {
 	struct nf_vault_paths paths = { 0 };
 	struct nf_store *store;
@@ -243,7 +253,7 @@ enum nf_exit nf_writer_open(const char *address, const struct nf_options *o, str
 	*rd = (struct nf_reader){ 0 };
 	enum nf_exit e = nf_site_init(address, o, &rd->site);
 	if (e == NF_EXIT_OK)
-		e = nf_site_header(&rd->site, o, &store, &h);
+		e = open_header(&rd->site, o, given, &store, &h);
 	if (e)
 		return e;
 	int r = nf_vault_paths_of(nf_header_volume_id(h), o->cache_dir, &paths);

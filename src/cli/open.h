@@ -24,9 +24,6 @@ enum nf_exit nf_site_complain(const struct nf_site *s, int code, const char *whe
 
 /* Gets the passphrase and derives the keys, in a child: nf_unlock().  No thread may run yet. */
 enum nf_exit nf_site_unlock(const struct nf_site *s, const struct nf_options *o, struct nf_unlocked *out);
-/* Store and header, unlocked and checked against what this device remembers; the caller frees both. */
-enum nf_exit nf_site_header(const struct nf_site *s, const struct nf_options *o, struct nf_store **store,
-			    struct nf_header **h);
 
 /* Options of gc and of mount; complains. */
 int nf_gc_options_of(const struct nf_options *o, struct nf_gc_options *out);
@@ -38,8 +35,10 @@ struct nf_reader {
 	char *scratch; /* directory with a copy of what this device remembers; removed at the end */
 };
 enum nf_exit nf_reader_open(const char *address, const struct nf_options *o, struct nf_reader *rd);
-/* As this device, with its own state and cache: it may commit.  Not while the vault is mounted here. */
-enum nf_exit nf_writer_open(const char *address, const struct nf_options *o, struct nf_reader *rd);
+/* As this device, with its own state and cache: it may commit.  Not while the vault is mounted here.  GIVEN opens it; NULL:
+ * it is asked for. */
+enum nf_exit nf_writer_open(const char *address, const struct nf_options *o, const struct nf_secret_buf *given,
+			    struct nf_reader *rd);
 void nf_reader_close(struct nf_reader *rd);
 
 #endif

@@ -105,6 +105,7 @@ static const struct nf_option table[] = {
 	{ "kdf-cost", 0, NF_OPT_INIT | NF_OPT_KEY, NF_OPT_COUNT, AT(kdf_cost), "N", "scrypt cost, 2^N: 15 to 20 (17)" },
 	{ "new-password-file", 0, NF_OPT_KEY, NF_OPT_TEXT, AT(new_password_file), "FILE", "the new passphrase (mode 0600)" },
 	{ "new-key-file", 0, NF_OPT_KEY, NF_OPT_TEXT, AT(new_key_file), "FILE", "add a key file instead of a passphrase" },
+	{ "now", 0, NF_OPT_KEY, NF_OPT_FLAG, AT(now), NULL, "with rekey: seal again what is there, and wait for it" },
 	{ "label", 0, NF_OPT_KEY | NF_OPT_INIT, NF_OPT_TEXT, AT(label), "TEXT", "name of the new key, shown by `key list`" },
 	{ "read-data", 0, NF_OPT_CHECK, NF_OPT_FLAG, AT(read_data), NULL, "fetch and open everything" },
 	{ "repair", 0, NF_OPT_CHECK, NF_OPT_FLAG, AT(repair), NULL, "put back what this device still has" },

@@ -49,7 +49,7 @@ struct nf_options {
 	struct nf_text kernel; /* comma-separated, passed on */
 	/* commands */
 	bool foreground, json, wait, prometheus, quiet, verbose, help, read_data, repair, no_recovery;
-	bool dry_run, list, force;
+	bool dry_run, list, force, now;
 	char *gc, *grace, *keep_heads, *keep_days, *lease_days; /* text: 0 means something */
 	char *new_password_file, *new_key_file, *label, *set, *svg;
 	uint64_t interval_ms, kdf_cost, wait_ms;

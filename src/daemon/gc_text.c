@@ -29,6 +29,11 @@ void nf_gc_text(const struct nf_gc_result *r, bool dry_run, struct nf_text *t)
 		nf_text_size(t, r->moved_bytes);
 		nf_textf(t, "\n");
 	}
+	if (r->resealed_bytes) {
+		nf_textf(t, "  sealed again:                        ");
+		nf_text_size(t, r->resealed_bytes);
+		nf_textf(t, "\n");
+	}
 	nf_textf(t, "%" PRIu64 " commits kept, %" PRIu64 " %s\n", r->roots_kept, r->roots_dropped,
 		 dry_run ? "would be dropped" : "dropped");
 	if (r->damaged_roots)
@@ -45,8 +50,8 @@ void nf_gc_json(const struct nf_gc_result *r, struct nf_text *t)
 		 "," N(deleted_bytes) "," N(young_packs) ",", r->leftover_packs, r->leftover_bytes, r->waiting_packs,
 		 r->waiting_bytes, r->deleted_packs, r->deleted_bytes, r->young_packs);
 	nf_textf(t, N(roots_kept) "," N(roots_dropped) "," N(deltas_dropped) "," N(emptied_packs) ","
-		 N(moved_packs) "," N(moved_bytes) "," N(moved_trees) "," N(damaged_roots) "," N(nodes) "," N(fetched_nodes) "}", r->roots_kept, r->roots_dropped,
-		 r->deltas_dropped, r->emptied_packs, r->moved_packs, r->moved_bytes, r->moved_trees, r->damaged_roots,
+		 N(moved_packs) "," N(moved_bytes) "," N(resealed_bytes) "," N(moved_trees) "," N(damaged_roots) "," N(nodes) "," N(fetched_nodes) "}", r->roots_kept, r->roots_dropped,
+		 r->deltas_dropped, r->emptied_packs, r->moved_packs, r->moved_bytes, r->resealed_bytes, r->moved_trees, r->damaged_roots,
 		 r->nodes, r->fetched_nodes);
 #undef N
 }

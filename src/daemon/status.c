@@ -128,7 +128,7 @@ static void text_keys(struct nf_text *t, const struct nf_vault_status *s)
 	if (s->old_keys_known && s->old_key_packs) {
 		nf_textf(t, "under older keys     ");
 		nf_text_size(t, s->old_key_bytes);
-		nf_textf(t, " in %" PRIu64 " packs (key rekey does not seal again what is there)\n", s->old_key_packs);
+		nf_textf(t, " in %" PRIu64 " packs (sealed again when nothing else is done; foliofs gc: now)\n", s->old_key_packs);
 	}
 	if (s->keys == NF_KEYS_CHANGED)
 		nf_textf(t, "keys                 the vault has new ones (key rekey): nothing is exchanged until it is mounted again with\n"

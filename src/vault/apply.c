@@ -268,6 +268,7 @@ static int dispatch(struct nf_txn *t, const struct nf_op *op)
 	case NF_OP_COLLECT:
 		return op_collect(t, op);
 	case NF_OP_MOVE:
+	case NF_OP_RESEAL:
 		return nf_txn_do_move(t, op);
 	case NF_OP_PLACE:
 		return op_place(t, op);

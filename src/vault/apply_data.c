@@ -290,7 +290,7 @@ int nf_txn_do_data(struct nf_txn *t, const struct nf_op *op)
 	return r;
 }
 
-/* --- MOVE ----------------------------------------------------------------------------- */
+/* --- MOVE, RESEAL ----------------------------------------------------------------------------- */
 
 /* The same sealed bytes, wherever they stand. */
 static bool same_block(const struct nf_block_ref *x, const struct nf_block_ref *y)
@@ -299,16 +299,24 @@ static bool same_block(const struct nf_block_ref *x, const struct nf_block_ref *
 	       !memcmp(x->tag, y->tag, sizeof x->tag);
 }
 
-/* One window: what is still what was copied is read from the copy; what was written since stays. */
-static int move_window(struct nf_txn *t, const struct nf_key *key, uint32_t block_bytes, const uint8_t *value,
-		       size_t len, bool *moved)
+struct bytes {
+	const uint8_t *p;
+	size_t len;
+};
+
+/* One window: what is still what was copied (WAS; the same sealed bytes as TO if that has none) is read from the copy; what was
+ * written since stays. */
+static int move_window(struct nf_txn *t, const struct nf_key *key, uint32_t block_bytes, const struct bytes *value,
+		       const struct bytes *old, bool *moved)
 {
 	static const struct nf_pack_id none = { { 0 } };
-	struct nf_block_ref now[NF_WINDOW_BLOCKS], to[NF_WINDOW_BLOCKS];
-	bool named[NF_WINDOW_BLOCKS], any = false;
+	struct nf_block_ref now[NF_WINDOW_BLOCKS], to[NF_WINDOW_BLOCKS], was[NF_WINDOW_BLOCKS];
+	bool named[NF_WINDOW_BLOCKS], known[NF_WINDOW_BLOCKS], any = false;
 	struct patch p;
 
-	int r = nf_extent_decode(value, len, &none, block_bytes, to, named);
+	int r = nf_extent_decode(value->p, value->len, &none, block_bytes, to, named);
+	if (r == 0)
+		r = nf_extent_decode(old->p, old->len, &none, block_bytes, was, known);
 	if (r == 0)
 		r = nf_extent_lookup(&t->view, key->ino, key->a, block_bytes, t->w, now);
 	if (r == 0)
@@ -316,7 +324,8 @@ static int move_window(struct nf_txn *t, const struct nf_key *key, uint32_t bloc
 	if (r)
 		return r;
 	for (int b = 0; b < NF_WINDOW_BLOCKS; b++) {
-		if (!named[b] || !to[b].sealed_len || !same_block(&now[b], &to[b]))
+		if (!named[b] || !known[b] || !to[b].sealed_len || !was[b].sealed_len || !same_block(&now[b], &was[b]) ||
+		    was[b].plain_len != to[b].plain_len)
 			continue;
 		p.refs[b] = to[b];
 		p.known[b] = any = true;
@@ -329,19 +338,24 @@ int nf_txn_do_move(struct nf_txn *t, const struct nf_op *op)
 {
 	struct nf_val val = { 0 };
 	struct nf_inode_item item;
+	struct nf_op olds = { .windows = op->olds, .windows_len = op->olds_len };
+	struct bytes value, old;
 	bool moved = false;
-	uint64_t first;
-	const uint8_t *value;
-	size_t len, pos = 0;
+	uint64_t first, old_first;
+	size_t pos = 0, old_pos = 0;
 
 	int r = nf_txn_inode(t, op->ino, &val, &item);
 	if (r)
 		return r == NF_TREE_NONE ? 0 : r;
 	bool blocks = S_ISREG(item.mode) && !(item.flags & NF_INODE_INLINE);
 	nf_val_deinit(&val);
-	while (blocks && (r = nf_op_window_iter(op, &pos, &first, &value, &len)) == 0) {
+	while (blocks && (r = nf_op_window_iter(op, &pos, &first, &value.p, &value.len)) == 0) {
 		struct nf_key key = nf_key_extent(op->ino, first);
-		r = move_window(t, &key, 1u << item.block_shift, value, len, &moved);
+		old = value;
+		if (op->kind == NF_OP_RESEAL)
+			r = nf_op_window_iter(&olds, &old_pos, &old_first, &old.p, &old.len);
+		if (r == 0)
+			r = move_window(t, &key, 1u << item.block_shift, &value, &old, &moved);
 		if (r)
 			return r;
 	}

@@ -249,6 +249,9 @@ static int put_date(struct nf_gc *g)
 	return keys_end(&k);
 }
 
+/* What is to be sealed again? */
+static bool is_old(const struct nf_pack_entry *e) { return e->listed && e->needed && !e->pinned && e->most_old_bytes > 0; }
+
 /* May it be worth copying what is still named of it?  What no commit may name any more is in any case. */
 static bool is_hardly_named(const struct nf_gc *g, const struct nf_pack_entry *e)
 {
@@ -262,27 +265,29 @@ static int choose_packs(struct nf_gc *g, struct nf_pack_set *from)
 	uint64_t bytes = 0;
 
 	for (struct nf_pack_entry *e = nf_pack_set_first(&g->packs); e; e = nf_pack_set_next(e)) {
-		if (!is_hardly_named(g, e) || (g->o.idle && !e->condemned && nf_gc_marks_refused(&g->marks, e)) ||
-		    (from->nr && bytes + e->size_bytes > g->o.move_bytes))
+		if ((!is_old(e) && !is_hardly_named(g, e)) ||
+		    (g->o.idle && !e->condemned && nf_gc_marks_refused(&g->marks, e)) || (from->nr && bytes + e->size_bytes > g->o.move_bytes))
 			continue;
 		struct nf_pack_entry *f = nf_pack_set_get(from, &e->id);
 		if (!f)
 			return nf_fail(-ENOMEM);
 		f->size_bytes = e->size_bytes;
 		f->condemned = e->condemned;
+		f->most_old_bytes = is_old(e) ? e->most_old_bytes : 0;
 		bytes += e->size_bytes;
 	}
 	return 0;
 }
 
-/* To find out that a pack is not worth it takes reading all the trees: not again and again. */
+/* To find out that a pack is not worth it, or that not all of it can be read, takes reading all the trees: not again and again. */
 static int note_refused(struct nf_gc *g, const struct nf_pack_set *chosen, const struct nf_pack_set *from)
 {
 	int r = 0;
 
 	for (struct nf_pack_entry *c = nf_pack_set_first(chosen); r == 0 && c; c = nf_pack_set_next(c)) {
 		struct nf_pack_entry *e = nf_pack_set_find(&g->packs, &c->id);
-		if (e && !nf_pack_set_find(from, &c->id))
+		struct nf_pack_entry *f = nf_pack_set_find(from, &c->id);
+		if (e && (!f || f->lost))
 			r = nf_gc_marks_refuse(&g->marks, &c->id, e->most_bytes);
 	}
 	return r;
@@ -311,6 +316,7 @@ static int move_out(struct nf_gc *g)
 	g->r.moved_packs = moved.packs;
 	g->r.moved_bytes = moved.bytes;
 	g->r.moved_trees = moved.trees;
+	g->r.resealed_bytes = moved.resealed_bytes;
 	g->moved = moved.ops || moved.nodes;
 	return r;
 }
@@ -389,7 +395,7 @@ static int survey(struct nf_gc *g)
 
 static bool is_worth_it(const struct nf_gc *g)
 {
-	return g->r.dead_bytes >= g->o.worth_bytes || g->r.deleted_packs || g->r.leftover_packs || g->r.roots_dropped >= WORTH_ROOTS;
+	return g->r.dead_bytes >= g->o.worth_bytes || g->r.deleted_packs || g->r.old_packs || g->r.leftover_packs || g->r.roots_dropped >= WORTH_ROOTS;
 }
 
 /* What the survey calls for; *CHANGED: the leaf has changed meanwhile, and it does not hold any more. */
@@ -442,6 +448,7 @@ static void add_result(struct nf_gc_result *sum, const struct nf_gc_result *r, b
 	sum->moved_packs += r->moved_packs;
 	sum->moved_bytes += r->moved_bytes;
 	sum->moved_trees += r->moved_trees;
+	sum->resealed_bytes += r->resealed_bytes;
 	sum->nodes += r->nodes;
 	sum->fetched_nodes += r->fetched_nodes;
 }

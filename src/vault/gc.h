@@ -118,6 +118,7 @@ struct nf_gc_move {
 };
 struct nf_gc_moved {
 	uint64_t packs, blocks, bytes; /* copied; dry run: bytes that would be */
+	uint64_t resealed_bytes;       /* of those: sealed again, under the newest keys */
 	uint64_t nodes;                /* of the newest tree, to be written anew by the next commit */
 	uint64_t trees;                /* older ones, written anew */
 	uint64_t ops;                  /* that tell of it */

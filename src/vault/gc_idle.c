@@ -3,7 +3,8 @@
  *   asleep ---- the last run is long enough ago ----> waiting
  *   waiting --- nothing to send, nothing sent or fetched for a while, connected, not on battery ---> a run
  *   a run       says when somebody else's was (gc.c): it is put off until that one is old enough, and a random while, so
- *               that machines do not all begin at once
+ *               that machines do not all begin at once.  One that sealed again what is under older keys is followed by
+ *               another as soon as it is quiet
  *
  * Bounds of a run: its time, the nodes it fetches, the bytes it copies; it rests as long as each exchange with the store took.
  * Nodes that were fetched stay in the cache, so a run that came to a bound goes on there the next time. */
@@ -41,6 +42,7 @@ struct nf_idle_gc {
 	bool runs;
 	bool stopping;               /* n */
 	bool running;                /* n */
+	bool reseals;                /* n  the last run put elsewhere what is under older keys, and its turn lasts until one does not */
 	uint64_t not_before_ns;      /* n  nf_clock_ns() */
 	uint64_t nr_runs;            /* n  that went to their end */
 	uint64_t last_ns;            /* n  the end of the last of them */
@@ -133,6 +135,10 @@ static void learn_locked(struct nf_idle_gc *k, int error, const struct nf_gc_res
 		k->last_ns = now;
 		k->last = *r;
 		k->deleted_bytes += r->deleted_bytes;
+		/* What old keys sealed is sealed again run by run, whenever it is quiet. */
+		k->reseals = r->old_packs && (r->moved_bytes || r->moved_trees);
+		if (k->reseals)
+			next_ms = k->rest_ms;
 	} else if (error == -NF_E_CANCELLED || error == -NF_E_OFFLINE || error == -NF_E_TIMEOUT) {
 		next_ms = k->rest_ms; /* something else came; as soon as it is quiet again */
 	} else {
@@ -141,14 +147,16 @@ static void learn_locked(struct nf_idle_gc *k, int error, const struct nf_gc_res
 	k->not_before_ns = now + spread(next_ms) * NF_NS_PER_MS;
 }
 
-static void run(struct nf_idle_gc *k)
+static void run(struct nf_idle_gc *k, bool reseals)
 {
 	struct nf_vault *v = k->v;
+	struct nf_gc_options o = k->o;
 	struct nf_gc_result r = { 0 };
 
 	atomic_store(&k->stop, false);
+	o.every_s = reseals ? 0 : k->o.every_s;
 	nf_trace(COMMIT, "gc begins: nothing else to do");
-	int error = nf_vault_gc(v, &k->o, &k->stop, &r);
+	int error = nf_vault_gc(v, &o, &k->stop, &r);
 	nf_trace(COMMIT, "gc ends: deleted=%" PRIu64 " condemned=%" PRIu64 " moved=%" PRIu64 " nodes=%" PRIu64
 		 " not_due_s=%" PRIu64 " err=%s", r.deleted_bytes, r.dead_bytes, r.moved_bytes, r.nodes, r.not_due_s,
 		 nf_error_name(error));
@@ -188,8 +196,9 @@ static void *idle_main(void *arg)
 		if (k->stopping)
 			break;
 		k->running = true;
+		bool reseals = k->reseals;
 		nf_lock_drop(&v->ns);
-		run(k);
+		run(k, reseals);
 		nf_lock_take(&v->ns);
 		seen = traffic(); /* its own */
 		quiet_since = nf_clock_ns();

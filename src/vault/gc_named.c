@@ -93,7 +93,7 @@ static int differs(void *ctx, const struct nf_key *key, const struct nf_val *old
 	return now ? nf_item_packs(&a->v->src, key, now, add, a) : 0;
 }
 
-static int opened(void *ctx, const struct nf_ref *ref, bool is_old) { return is_old ? 0 : add(ctx, &ref->pack, 0); }
+static int opened(void *ctx, const struct nf_ref *ref, bool is_old) { return is_old ? 0 : add(ctx, &ref->pack, 0, 0); }
 
 static int walked_item(void *ctx, const struct nf_key *key, const struct nf_val *val) { return differs(ctx, key, NULL, val); }
 

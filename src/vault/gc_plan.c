@@ -1,8 +1,8 @@
 /* vault/gc_plan.c - what stands in the packs that are to be emptied, and is it worth it?
  *
  *   collect   each kept tree, newest first, shared nodes once: objects in the packs; nodes that lead to them
- *   match     the same nodes again: what stands in another pack as well need not be copied
- *   choose    a pack of which too much would have to be copied stays as it is
+ *   match     the same nodes again: what stands in another pack as well need not be copied, nor, perhaps, what was sealed again
+ *   choose    a pack of which too much would have to be copied stays as it is, unless what it holds is under older keys
  */
 #include "base/error.h"
 #include "base/mem.h"
@@ -10,22 +10,30 @@
 
 /* --- tables ------------------------------------------------------------------------------ */
 
-static int cmp_object(const void *key, const struct nf_avl_node *n)
+static int cmp_birth(const void *key, const struct nf_avl_node *n)
 {
 	const struct nf_gc_object *a = key, *b = nf_container_of(n, const struct nf_gc_object, node);
-	int c = memcmp(a->tag, b->tag, sizeof a->tag);
 
-	if (c)
-		return c;
 	if (a->id.type != b->id.type)
 		return a->id.type < b->id.type ? -1 : 1;
 	if (a->id.birth != b->id.birth)
 		return a->id.birth < b->id.birth ? -1 : 1;
-	if (a->id.index != b->id.index)
-		return a->id.index < b->id.index ? -1 : 1;
-	if (a->epoch != b->epoch)
-		return a->epoch < b->epoch ? -1 : 1;
-	return a->sealed_len < b->sealed_len ? -1 : a->sealed_len > b->sealed_len;
+	return a->id.index < b->id.index ? -1 : a->id.index > b->id.index;
+}
+
+static int cmp_object(const void *key, const struct nf_avl_node *n)
+{
+	const struct nf_gc_object *a = key, *b = nf_container_of(n, const struct nf_gc_object, node);
+	const struct nf_sealed_info *x = &a->from.info, *y = &b->from.info;
+	int c = cmp_birth(key, n);
+
+	if (c == 0)
+		c = memcmp(x->tag, y->tag, sizeof x->tag);
+	if (c)
+		return c;
+	if (x->epoch != y->epoch)
+		return x->epoch < y->epoch ? -1 : 1;
+	return x->sealed_len < y->sealed_len ? -1 : x->sealed_len > y->sealed_len;
 }
 
 static int cmp_node(const void *key, const struct nf_avl_node *n)
@@ -51,30 +59,30 @@ static struct nf_gc_object *find_object(const struct nf_gc_work *w, const struct
 	return n ? nf_container_of(n, struct nf_gc_object, node) : NULL;
 }
 
-static struct nf_gc_object of_block(const struct nf_block_ref *b)
+static struct nf_gc_object of_block(const struct nf_block_ref *b, uint32_t block_bytes)
 {
-	struct nf_gc_object o = { .id = { .type = NF_SEAL_BLOCK, .birth = b->birth, .index = b->index }, .epoch = b->epoch,
-				  .sealed_len = b->sealed_len, .plain_len = b->plain_len, .flags = b->flags,
-				  .from = b->pack, .from_bytes = b->offset_bytes };
+	struct nf_gc_object o = { .id = { .type = NF_SEAL_BLOCK, .birth = b->birth, .index = b->index },
+				  .plain_len = b->plain_len, .block_bytes = block_bytes,
+				  .from = { b->pack, b->offset_bytes, { b->sealed_len, b->epoch, b->flags, { 0 } } } };
 
-	memcpy(o.tag, b->tag, sizeof o.tag);
+	memcpy(o.from.info.tag, b->tag, sizeof b->tag);
 	return o;
 }
 
 static struct nf_gc_object of_delta(const struct nf_gc_delta *d)
 {
+	const struct nf_ref *ref = &d->delta;
 	struct nf_gc_object o = { .id = { .type = NF_SEAL_DELTA, .birth = d->key.b, .index = (uint32_t)d->key.a },
-				  .epoch = d->delta.epoch, .sealed_len = d->delta.sealed_len,
-				  .plain_len = d->delta.plain_len, .flags = d->delta.flags, .from = d->delta.pack,
-				  .from_bytes = d->delta.offset_bytes };
+				  .plain_len = ref->plain_len,
+				  .from = { ref->pack, ref->offset_bytes, { ref->sealed_len, ref->epoch, ref->flags, { 0 } } } };
 
-	memcpy(o.tag, d->delta.tag, sizeof o.tag);
+	memcpy(o.from.info.tag, ref->tag, sizeof ref->tag);
 	return o;
 }
 
 static int add_object(struct nf_gc_work *w, const struct nf_gc_object *key)
 {
-	if (!nf_gc_goes(w, &key->from) || find_object(w, key))
+	if (!nf_gc_goes(w, &key->from.pack) || find_object(w, key))
 		return 0;
 	struct nf_gc_object *o = malloc(sizeof *o);
 	if (!o)
@@ -88,13 +96,17 @@ static int add_object(struct nf_gc_work *w, const struct nf_gc_object *key)
 
 bool nf_gc_placed(const struct nf_gc_work *w, struct nf_block_ref *ref)
 {
-	struct nf_gc_object key = of_block(ref);
+	struct nf_gc_object key = of_block(ref, 0);
 	struct nf_gc_object *o = nf_gc_goes(w, &ref->pack) ? find_object(w, &key) : NULL;
 
 	if (!o || o->state != NF_GC_PLACED)
 		return false;
-	ref->pack = o->to;
-	ref->offset_bytes = o->to_bytes;
+	ref->pack = o->to.pack;
+	ref->offset_bytes = o->to.offset_bytes;
+	ref->sealed_len = o->to.info.sealed_len;
+	ref->epoch = o->to.info.epoch;
+	ref->flags = o->to.info.flags;
+	memcpy(ref->tag, o->to.info.tag, sizeof ref->tag);
 	return true;
 }
 
@@ -106,8 +118,12 @@ bool nf_gc_delta_placed(const struct nf_gc_work *w, const struct nf_gc_delta *d,
 	if (!o || o->state != NF_GC_PLACED)
 		return false;
 	*now = d->delta;
-	now->pack = o->to;
-	now->offset_bytes = o->to_bytes;
+	now->pack = o->to.pack;
+	now->offset_bytes = o->to.offset_bytes;
+	now->sealed_len = o->to.info.sealed_len;
+	now->epoch = o->to.info.epoch;
+	now->flags = o->to.info.flags;
+	memcpy(now->tag, o->to.info.tag, sizeof now->tag);
 	return true;
 }
 
@@ -127,7 +143,6 @@ void nf_gc_work_deinit(struct nf_gc_work *w)
 	}
 	if (w->codec)
 		nf_codec_put(w->codec);
-	free(w->plain);
 }
 
 /* --- collecting ---------------------------------------------------------------------------- */
@@ -185,7 +200,7 @@ static int collect_item(struct nf_gc_work *w, const struct nf_key *key, const st
 	for (int b = 0; r == 0 && b < NF_WINDOW_BLOCKS; b++) {
 		if (!refs[b].sealed_len || !nf_gc_goes(w, &refs[b].pack))
 			continue;
-		struct nf_gc_object o = of_block(&refs[b]);
+		struct nf_gc_object o = of_block(&refs[b], w->block_bytes);
 		r = add_object(w, &o);
 		*touched = true;
 	}
@@ -251,14 +266,22 @@ static int collect(struct nf_gc_work *w, const struct nf_ref *ref, bool *touched
 
 static void match_block(struct nf_gc_work *w, const struct nf_block_ref *ref)
 {
-	struct nf_gc_object key = of_block(ref);
-	struct nf_gc_object *o = nf_gc_goes(w, &ref->pack) ? NULL : find_object(w, &key);
+	struct nf_gc_object key = of_block(ref, 0);
 
-	if (!o || o->state != NF_GC_COPY)
+	if (nf_gc_goes(w, &ref->pack))
 		return;
-	o->state = NF_GC_PLACED;
-	o->to = ref->pack;
-	o->to_bytes = ref->offset_bytes;
+	struct nf_gc_object *o = find_object(w, &key);
+	if (o && o->state == NF_GC_COPY) {
+		o->state = NF_GC_PLACED;
+		o->to = key.from;
+	}
+	if (o)
+		return;
+	/* Of the same birth, and newer: whether it is the same is seen when it is opened. */
+	struct nf_avl_node *n = nf_avl_find(&w->objects, &key, cmp_birth);
+	o = n ? nf_container_of(n, struct nf_gc_object, node) : NULL;
+	if (o && o->from.info.epoch < ref->epoch && o->twin.info.epoch < ref->epoch)
+		o->twin = key.from;
 }
 
 static int match(struct nf_gc_work *w, const struct nf_ref *ref)
@@ -299,23 +322,23 @@ static int match(struct nf_gc_work *w, const struct nf_ref *ref)
 static void choose(struct nf_gc_work *w)
 {
 	for (struct nf_gc_object *o = w->first; o; o = o->next) {
-		struct nf_pack_entry *e = nf_pack_set_find(w->m.from, &o->from);
+		struct nf_pack_entry *e = nf_pack_set_find(w->m.from, &o->from.pack);
 		if (o->state == NF_GC_COPY)
-			e->most_bytes += o->sealed_len;
+			e->most_bytes += o->from.info.sealed_len;
 	}
 	for (struct nf_pack_entry *e = nf_pack_set_first(w->m.from), *next; e; e = next) {
 		next = nf_pack_set_next(e);
-		if (!e->condemned && w->m.percent && (uint64_t)e->most_bytes * 100 >= e->size_bytes * w->m.percent)
+		if (!e->condemned && e->most_old_bytes <= 0 && w->m.percent &&
+		    (uint64_t)e->most_bytes * 100 >= e->size_bytes * w->m.percent)
 			nf_pack_set_remove(w->m.from, &e->id);
 	}
 	for (struct nf_gc_object *o = w->first; o; o = o->next) {
-		if (o->state == NF_GC_COPY && !nf_gc_goes(w, &o->from)) {
+		if (o->state == NF_GC_COPY && !nf_gc_goes(w, &o->from.pack)) {
 			o->state = NF_GC_PLACED;
 			o->to = o->from;
-			o->to_bytes = o->from_bytes;
 		}
-		if (o->state == NF_GC_COPY)
-			w->r.bytes += o->sealed_len;
+		if (o->state == NF_GC_COPY && !o->twin.info.sealed_len)
+			w->r.bytes += o->from.info.sealed_len;
 	}
 }
 

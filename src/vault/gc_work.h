@@ -1,11 +1,12 @@
 /* vault/gc_work.h - what a move goes by: the packs that are to be emptied, what stands in them, the trees that name it.
  *
  *    plan     walks the kept trees, each node once; notes each sealed object in one of the packs once, whatever names it
- *    copy     the objects into new packs, in the order of the trees, the newest first
- *    tell     newest tree: MOVE operations, nodes to be written anew    (gc_move.c)
+ *    copy     the objects into new packs, in the order of the trees, the newest first; what is under older keys is sealed
+ *             again under the newest                                    (gc_copy.c)
+ *    tell     newest tree: MOVE and RESEAL operations, nodes to be written anew    (gc_move.c)
  *             older trees: written anew as far as needed, PLACE operations (gc_trees.c)
  *
- * Memory: about 200 bytes for each object in the packs, 100 for each node of the trees. */
+ * Memory: about 300 bytes for each object in the packs, 100 for each node of the trees. */
 #ifndef NF_VAULT_GC_WORK_H
 #define NF_VAULT_GC_WORK_H
 
@@ -18,15 +19,23 @@ enum nf_gc_state {
 	NF_GC_LOST,   /* it cannot be read whole: it stays where it is, and `check` names it */
 };
 
-/* A block or a delta.  Births and tags tell objects apart, so what stands in two places is one. */
+/* Sealed bytes and where they stand. */
+struct nf_gc_place {
+	struct nf_pack_id pack;
+	uint32_t offset_bytes;
+	struct nf_sealed_info info;
+};
+
+/* A block or a delta.  Births and tags tell objects apart, so what stands in two places is one; what was sealed again under
+ * newer keys is another one of the same birth. */
 struct nf_gc_object {
 	struct nf_avl_node node;
 	struct nf_gc_object *next; /* in the order met */
 	struct nf_seal_id id;
-	uint32_t epoch, sealed_len, plain_len;
-	uint8_t flags, tag[16];
-	struct nf_pack_id from, to;
-	uint32_t from_bytes, to_bytes; /* offsets */
+	uint32_t plain_len;
+	uint32_t block_bytes; /* of its file; 0: not a block */
+	struct nf_gc_place from, to;
+	struct nf_gc_place twin; /* [Optional] perhaps the same under newer keys: sealed_len 0 if there is none */
 	enum nf_gc_state state;
 };
 
@@ -48,7 +57,7 @@ struct nf_gc_node {
 struct nf_gc_work {
 	struct nf_gc_move m;
 	struct nf_codec *codec;
-	uint8_t *plain; /* a block */
+	uint32_t epoch; /* what is copied and older is sealed again */
 	struct nf_avl objects, nodes;
 	struct nf_gc_object *first, **last;
 	/* The walk under way: whose tree, and the block size of the last file met. */
@@ -62,8 +71,11 @@ struct nf_gc_work {
 int nf_gc_plan(struct nf_gc_work *w);
 void nf_gc_work_deinit(struct nf_gc_work *w);
 struct nf_gc_node *nf_gc_node_find(const struct nf_gc_work *w, const struct nf_ref *ref);
-/* Where the block stands now, if it stands in one of the packs and was placed: *REF says so then. */
+/* Is it sealed under keys of before the newest? */
+static inline bool nf_gc_is_old(const struct nf_gc_work *w, const struct nf_gc_object *o) { return o->from.info.epoch < w->epoch; }
+/* Where the block stands now, if it stands in one of the packs and was placed: *REF says so then, and how it is sealed. */
 bool nf_gc_placed(const struct nf_gc_work *w, struct nf_block_ref *ref);
+/* Likewise of a delta. */
 bool nf_gc_delta_placed(const struct nf_gc_work *w, const struct nf_gc_delta *d, struct nf_ref *now);
 /* Steps onto item KEY of the tree under way: w->block_bytes is that of its file if it is an EXTENT.  Blocks. */
 int nf_gc_step(struct nf_gc_work *w, const struct nf_key *key, const struct nf_val *val);
@@ -71,6 +83,10 @@ static inline bool nf_gc_goes(const struct nf_gc_work *w, const struct nf_pack_i
 {
 	return nf_pack_set_find(w->m.from, pack) != NULL;
 }
+
+/* --- gc_copy.c -------------------------------------------------------------------------------------- */
+/* Places every object that is to be copied. */
+int nf_gc_copy(struct nf_gc_work *w);
 
 /* --- gc_trees.c ------------------------------------------------------------------------------------- */
 /* Writes the older trees anew and says where they, and the deltas, stand now. */

@@ -169,6 +169,13 @@ static void put_move(struct nf_buf *b, const struct nf_op *op)
 	nf_buf_bytes(b, op->windows, op->windows_len);
 }
 
+static void put_reseal(struct nf_buf *b, const struct nf_op *op)
+{
+	put_move(b, op);
+	nf_buf_u32(b, op->nr_windows);
+	nf_buf_bytes(b, op->olds, op->olds_len);
+}
+
 static void put_place(struct nf_buf *b, const struct nf_op *op)
 {
 	nf_buf_u32(b, op->nr_places);
@@ -190,6 +197,7 @@ static void put_body(struct nf_buf *b, const struct nf_op *op)
 	case NF_OP_COLLECT: put_collect(b, op); break;
 	case NF_OP_MOVE: put_move(b, op); break;
 	case NF_OP_PLACE: put_place(b, op); break;
+	case NF_OP_RESEAL: put_reseal(b, op); break;
 	case NF_OP_KIND_NR: break;
 	}
 }
@@ -487,6 +495,26 @@ static bool get_move(struct nf_rd *rd, struct nf_op *op)
 	return get_ino(rd, &op->ino) && get_windows(rd, op);
 }
 
+/* Both say something of the same windows. */
+static bool get_reseal(struct nf_rd *rd, struct nf_op *op)
+{
+	struct nf_op was = { 0 };
+	size_t pos = 0, was_pos = 0, len;
+	uint64_t first, was_first;
+	const uint8_t *value;
+
+	if (!get_move(rd, op) || !get_windows(rd, &was) || was.nr_windows != op->nr_windows)
+		return false;
+	for (uint32_t i = 0; i < op->nr_windows; i++) {
+		if (nf_op_window_iter(op, &pos, &first, &value, &len) || nf_op_window_iter(&was, &was_pos, &was_first, &value, &len) ||
+		    first != was_first)
+			return false;
+	}
+	op->olds = was.windows;
+	op->olds_len = was.windows_len;
+	return true;
+}
+
 void nf_place_encode(struct nf_buf *b, const struct nf_place *p)
 {
 	uint8_t raw[16];
@@ -502,10 +530,11 @@ void nf_place_encode(struct nf_buf *b, const struct nf_place *p)
 
 static bool place_is_valid(const struct nf_place *p)
 {
-	/* Sealed bytes of a delta move as they are. */
+	/* Sealed bytes of a delta move as they are, or are sealed again under newer keys. */
 	if (p->key.type == NF_ITEM_DELTA)
 		return nf_ref_check(&p->old) == 0 && nf_ref_check(&p->now) == 0 && !p->old.level && !p->now.level &&
-		       p->old.plain_len == p->now.plain_len && !memcmp(p->old.tag, p->now.tag, sizeof p->now.tag);
+		       p->old.plain_len == p->now.plain_len &&
+		       (p->old.epoch < p->now.epoch || !memcmp(p->old.tag, p->now.tag, sizeof p->now.tag));
 	return (p->key.type == NF_ITEM_ROOT || p->key.type == NF_ITEM_SNAPSHOT) && nf_root_is_valid(&p->old) &&
 	       nf_root_is_valid(&p->now);
 }
@@ -554,6 +583,7 @@ static bool get_body(struct nf_rd *rd, const struct nf_pack_id *self, struct nf_
 	case NF_OP_COLLECT: return get_collect(rd, op);
 	case NF_OP_MOVE: return get_move(rd, op);
 	case NF_OP_PLACE: return get_place(rd, op);
+	case NF_OP_RESEAL: return get_reseal(rd, op);
 	case NF_OP_KIND_NR: break;
 	}
 	return false;

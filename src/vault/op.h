@@ -20,6 +20,7 @@ enum nf_op_kind {
 	NF_OP_COLLECT = 10,
 	NF_OP_MOVE = 11,
 	NF_OP_PLACE = 12,
+	NF_OP_RESEAL = 13,
 	NF_OP_KIND_NR
 };
 
@@ -91,10 +92,13 @@ struct nf_op {
 	uint32_t nr_ranges;
 	const uint8_t *inline_data;
 	uint16_t inline_len;
-	/* DATA, MOVE */
+	/* DATA, MOVE, RESEAL */
 	const uint8_t *windows; /* nr_windows times u64 first block, str16 extent value; iterate below */
 	size_t windows_len;
 	uint32_t nr_windows;
+	/* RESEAL: what stands there if nobody wrote since; the same windows, in the same form */
+	const uint8_t *olds;
+	size_t olds_len;
 
 	/* XATTR */
 	const uint8_t *value;

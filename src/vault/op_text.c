@@ -10,6 +10,7 @@ static const char *const kind_names[NF_OP_KIND_NR] = {
 	[NF_OP_RENAME] = "rename",   [NF_OP_DATA] = "data", [NF_OP_XATTR] = "xattr",
 	[NF_OP_SETATTR] = "setattr", [NF_OP_CLAIM] = "claim",
 	[NF_OP_SNAPSHOT] = "snapshot", [NF_OP_COLLECT] = "collect", [NF_OP_MOVE] = "move", [NF_OP_PLACE] = "place",
+	[NF_OP_RESEAL] = "reseal",
 };
 static const char *const mode_names[] = { "?", "discard", "reapply", "overwrite", "stash", "ask" };
 
@@ -57,7 +58,7 @@ void nf_op_to_text(const struct nf_op *op, struct nf_text *t)
 		return;
 	}
 	nf_textf(t, " ino=%" PRIx64, op->ino);
-	if (op->kind == NF_OP_MOVE)
+	if (op->kind == NF_OP_MOVE || op->kind == NF_OP_RESEAL)
 		nf_textf(t, " windows=%" PRIu32, op->nr_windows);
 	if (op->parent)
 		nf_textf(t, " parent=%" PRIx64, op->parent);

@@ -20,6 +20,7 @@ struct nf_pack_entry {
 	uint64_t size_bytes;  /* on the store; 0: not listed */
 	int64_t mtime_s;      /* by the server's clock */
 	int64_t condemned_s;  /* when, by the server's clock */
+	bool lost;            /* of what it holds something could not be read whole */
 	bool listed, condemned;
 	bool touched;         /* live_bytes changed since the last root that was judged */
 	bool known;           /* some root names it, kept or not */

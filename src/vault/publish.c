@@ -173,7 +173,8 @@ static int encode_delta(struct nf_vault *v, struct nf_epoch *e, const struct nf_
 	while (r == 0 && nf_rd_left(&rd)) {
 		struct nf_op op;
 		r = nf_op_decode(&rd, NULL, &op);
-		if (r == 0 && op.nr_windows)
+		/* What was sealed again stands in packs already. */
+		if (r == 0 && op.nr_windows && op.kind != NF_OP_RESEAL)
 			r = translate_op(v, view, &op, &windows);
 		if (r == 0)
 			nf_op_encode(&ops, &op);

@@ -164,6 +164,7 @@ struct nf_gc_result {
 	uint64_t packs, bytes;                 /* on the store */
 	uint64_t live_packs, live_bytes;       /* needed; bytes of them that are named */
 	uint64_t old_packs, old_bytes;         /* of those: sealed under keys of before the newest; the others are not counted in */
+	uint64_t resealed_bytes;               /* of these: copied by this run, sealed under the newest */
 	uint64_t dead_packs, dead_bytes;       /* condemned by this run (dry run: that would be) */
 	uint64_t leftover_packs, leftover_bytes; /* of those: never named, of broken uploads */
 	uint64_t waiting_packs, waiting_bytes; /* condemned; grace has not passed */

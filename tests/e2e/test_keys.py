@@ -1,11 +1,12 @@
 """`foliofs key rekey`: a new root key and a new key epoch."""
 import json
+import os
 import shutil
 import time
 
 import pytest
 from test_reader import reader
-from vault_lib import KEY, OK, PASSWORD, Vault, store
+from vault_lib import ERROR, KEY, OK, PASSWORD, USAGE, Vault, store
 
 
 def epochs(s):
@@ -133,6 +134,65 @@ def test_running_mounts_take_the_keys_of_a_rekey_elsewhere(stage):
             assert (said["old_key_packs"], said["old_key_bytes"]) == (found["old_packs"], found["old_bytes"])
             assert "under older keys" in c.run("status", m.dir).stdout
             assert "under older keys" in c.run("gc", m.dir, "--dry-run").stdout
+            # The collector seals it again.
+            done = c.run("gc", m.dir, "--json")
+            assert done.returncode == OK, done.stderr
+            sealed = json.loads(done.stdout)
+            assert 0 < sealed["resealed_bytes"] <= found["old_bytes"], sealed
+            done = c.run("gc", m.dir, "--dry-run", "--json")
+            assert json.loads(done.stdout)["old_bytes"] == 0, done.stdout
+            assert "under older keys" not in c.run("status", m.dir).stdout
+            assert (m.dir / "offline").read_text() == "written without the server"
+        reader(stage, s, "check", options=["--newest-keys-only"])
+
+
+@pytest.mark.limit(300)
+def test_what_is_there_is_sealed_again_when_it_is_asked_for(stage):
+    """With `rekey --now` nothing needs the old keys any more, snapshots and older commits included, while another machine that
+    was away has something unsent; mounted, the vault's own daemon does it."""
+    with store(stage, "file") as s:
+        v = Vault(stage, s)
+        a, b = v.machine("a"), v.machine("b")
+        data = os.urandom(3 << 20)
+        with b.mount() as away:
+            with a.mount() as m:
+                (m.dir / "dir").mkdir()
+                (m.dir / "dir" / "data").write_bytes(data)
+                (m.dir / "text").write_text("old text")
+                m.sync()
+                assert a.run("snapshot", m.dir, "create", "before").returncode == OK
+                (m.dir / "text").write_text("new text")
+                m.sync()
+                assert b.run("sync", away.dir).returncode == OK
+                assert b.run("offline", away.dir).returncode == OK
+                with open(away.dir / "dir" / "data", "r+b") as f:
+                    f.write(b"CHANGED")
+                with open(away.dir / "unsent", "wb") as f:
+                    f.write(data[::-1])
+                    f.flush()
+                    os.fsync(f.fileno())  # sealed, in the journal
+                # Mounted here: the keys are new, the rest is the daemon's.
+                done = a.run("key", s.url, "rekey", "--now")
+                assert done.returncode == ERROR and "mounted here" in done.stderr and "key epoch 2." in done.stdout, done
+            done = a.run("key", s.url, "rekey", "--now", "--json")
+            assert done.returncode == OK, done.stderr
+            said = [json.loads(line) for line in done.stdout.splitlines()]
+            assert said[0]["epoch"] == 3 and said[1]["resealed_bytes"] > 3 << 20 and said[1]["left_bytes"] == 0, said
+            reader(stage, s, "check", options=["--newest-keys-only"])
+            assert reader(stage, s, "cat", "/dir/data", options=["--newest-keys-only"]) == data
+            # What is not a rekey has nothing to wait for.
+            assert a.run("key", s.url, "list", "--now").returncode == USAGE
+            assert b.run("online", away.dir).returncode == OK
+            away.sync()
+            wait_for_keys(away, "current", 3)
+            assert (away.dir / "text").read_text() == "new text"
+            done = b.run("gc", away.dir, "--json")
+            assert done.returncode == OK and json.loads(done.stdout)["resealed_bytes"] > 3 << 20, (done.stdout, done.stderr)
+            reader(stage, s, "check", options=["--newest-keys-only"])
+            assert reader(stage, s, "cat", "/dir/data") == b"CHANGED" + data[7:]
+            assert reader(stage, s, "cat", "/unsent") == data[::-1]
+            assert reader(stage, s, "cat", "/text") == b"new text"
+        assert b"before" in reader(stage, s, "snapshots", options=["--newest-keys-only"])
 
 
 @pytest.mark.limit(300)

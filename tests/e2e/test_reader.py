@@ -11,10 +11,10 @@ from vault_lib import PASSWORD, ROOT, Vault, size, store
 READER = ROOT / "tests/reader/foliofs_reader.py"
 
 
-def reader(stage, s, *args):
+def reader(stage, s, *args, options=()):
     secret = stage.dir / "secret"
     secret.write_text(PASSWORD)
-    done = subprocess.run([sys.executable, str(READER), "--passphrase-file", str(secret), str(s.root), *map(str, args)],
+    done = subprocess.run([sys.executable, str(READER), "--passphrase-file", str(secret), *options, str(s.root), *map(str, args)],
                           capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
     return done.stdout

@@ -283,6 +283,23 @@ static inline int vfs_checks(struct vfs *m, const char *path, const char *text)
 	return vfs_check(m, path, text, strlen(text));
 }
 
+/* By reference where that can be. */
+static inline void vfs_copy_range(struct vfs *m, const char *from, const char *to, uint64_t src, uint64_t dst,
+				  uint64_t len, uint64_t expected)
+{
+	struct nf_open_file *f, *t;
+	uint64_t ino, ino_t;
+
+	ck_assert_int_eq(vfs_open(m, from, O_RDONLY, 0, &f, &ino), 0);
+	ck_assert_int_eq(vfs_open(m, to, O_RDWR | O_CREAT, 0644, &t, &ino_t), 0);
+	struct nf_call c = { .op = NF_CALL_COPY_RANGE, .ino = ino, .file = f, .ino2 = ino_t, .file2 = t, .offset = src,
+			     .offset2 = dst, .size = len };
+	ck_assert_int_eq(vfs_call(m, &c), 0);
+	ck_assert_uint_eq(c.count, expected);
+	vfs_close(m, f, ino);
+	vfs_close(m, t, ino_t);
+}
+
 static inline int vfs_mkdir(struct vfs *m, const char *path)
 {
 	uint64_t dir, ino;

@@ -264,6 +264,7 @@ class Header:
             need(epoch > before, "epochs do not ascend")
             self.masters[epoch] = master
             before = epoch
+        self.newest_only = False
         self.name_hash_key = rd.take(16)
         self.labels = {}
         for _ in range(rd.get("B")):
@@ -273,6 +274,7 @@ class Header:
 
     def key(self, kind, epoch):
         need(epoch in self.masters, f"unknown epoch {epoch}")
+        need(not self.newest_only or kind == HEAD or epoch == max(self.masters), f"{LABELS[kind]} of the old epoch {epoch}")
         return hkdf(self.masters[epoch], self.volume, "foliofs 1 " + LABELS[kind])
 
     def name_hash(self, name):
@@ -893,6 +895,7 @@ def main(argv):
     p.add_argument("--passphrase-file")
     p.add_argument("--keyfile")
     p.add_argument("--recovery")
+    p.add_argument("--newest-keys-only", action="store_true", help="refuse what but heads is sealed under older epochs")
     p.add_argument("vault")
     sub = p.add_subparsers(required=True)
     for name, function, path in (("heads", cmd_heads, None), ("ls", cmd_ls, "?"), ("cat", cmd_cat, 1),
@@ -908,6 +911,7 @@ def main(argv):
     vault = None
     try:
         vault = Vault(args.vault, *read_secret(args))
+        vault.header.newest_only = args.newest_keys_only
         args.function(vault, args, sys.stdout)
         return 0
     except (Bad, OSError) as e:

@@ -112,25 +112,9 @@ static char *bytes_of(uint64_t seed, size_t len)
 	return p;
 }
 
-static void copy_range(struct vfs *m, const char *from, const char *to, uint64_t src, uint64_t dst, uint64_t len,
-		       uint64_t expected)
-{
-	struct nf_open_file *f, *t;
-	uint64_t ino, ino_t;
-
-	ck_assert_int_eq(vfs_open(m, from, O_RDONLY, 0, &f, &ino), 0);
-	ck_assert_int_eq(vfs_open(m, to, O_RDWR | O_CREAT, 0644, &t, &ino_t), 0);
-	struct nf_call c = { .op = NF_CALL_COPY_RANGE, .ino = ino, .file = f, .ino2 = ino_t, .file2 = t, .offset = src,
-			     .offset2 = dst, .size = len };
-	ck_assert_int_eq(vfs_call(m, &c), 0);
-	ck_assert_uint_eq(c.count, expected);
-	vfs_close(m, f, ino);
-	vfs_close(m, t, ino_t);
-}
-
 static void clone_file(struct vfs *m, const char *from, const char *to)
 {
-	copy_range(m, from, to, 0, 0, UINT32_MAX, SIZE);
+	vfs_copy_range(m, from, to, 0, 0, UINT32_MAX, SIZE);
 }
 
 static void write_at(struct vfs *m, const char *path, const void *p, size_t len, uint64_t off)
@@ -235,7 +219,7 @@ START_TEST(only_whole_windows_are_cloned_by_their_leaf)
 		char path[16], *want = calloc(1, 2 * SIZE);
 		uint64_t end_bytes = cases[i].dst + cases[i].len, before = refs_made();
 		snprintf(path, sizeof path, "/c%zu", i);
-		copy_range(&k.a, "/f", path, cases[i].src, cases[i].dst, cases[i].len, cases[i].len);
+		vfs_copy_range(&k.a, "/f", path, cases[i].src, cases[i].dst, cases[i].len, cases[i].len);
 		ck_assert_uint_eq(refs_made() - before, cases[i].refs);
 		memcpy(want + cases[i].dst, k.bytes + cases[i].src, cases[i].len);
 		ck_assert_int_eq(vfs_check(&k.a, path, want, end_bytes), 0);
@@ -245,7 +229,7 @@ START_TEST(only_whole_windows_are_cloned_by_their_leaf)
 	char *more = bytes_of(2, 4 * WINDOW);
 	ck_assert_int_eq(vfs_put(&k.a, "/long", more, 4 * WINDOW), 0);
 	uint64_t before = refs_made();
-	copy_range(&k.a, "/f", "/long", 2 * WINDOW, 2 * WINDOW, SIZE, WINDOW + 5 * BLOCK);
+	vfs_copy_range(&k.a, "/f", "/long", 2 * WINDOW, 2 * WINDOW, SIZE, WINDOW + 5 * BLOCK);
 	ck_assert_uint_eq(refs_made() - before, 1);
 	memcpy(more + 2 * WINDOW, k.bytes + 2 * WINDOW, WINDOW + 5 * BLOCK);
 	ck_assert_int_eq(vfs_check(&k.a, "/long", more, 4 * WINDOW), 0);

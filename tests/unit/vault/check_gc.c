@@ -1,94 +1,11 @@
 /* The collector: what it keeps, what goes and when, alone and beside machines that do not notice it. */
 #include "gate.h"
-#include "vfs.h"
+#include "vfs_gc.h"
 
 #include "base/clock.h"
-#include "base/random.h"
 #include "vault/commit.h"
 
 #include <unistd.h>
-
-enum { BIG = 600 << 10 };
-
-/* Nothing but the newest commit, at once. */
-static struct nf_gc_options at_once(void)
-{
-	struct nf_gc_options o;
-
-	nf_gc_defaults(&o);
-	o.grace_s = 0;
-	o.keep_heads = 1;
-	o.keep_days = o.lease_days = 0;
-	o.repack_percent = 0;
-	return o;
-}
-
-static struct nf_gc_result gc(struct vfs *m, const struct nf_gc_options *o)
-{
-	struct nf_gc_result r;
-
-	ck_assert_int_eq(nf_vault_gc(m->v, o, NULL, &r), 0);
-	return r;
-}
-
-static void fill(void *p, size_t len, uint64_t seed)
-{
-	struct nf_prng prng;
-
-	nf_prng_seed(&prng, seed);
-	for (size_t i = 0; i < len; i++)
-		((uint8_t *)p)[i] = (uint8_t)nf_prng_below(&prng, 256);
-}
-
-/* LEN bytes that do not compress, another sort for each SEED. */
-static int put(struct vfs *m, const char *path, size_t len, uint64_t seed)
-{
-	char *p = malloc(len);
-
-	fill(p, len, seed);
-	int r = vfs_put(m, path, p, len);
-	free(p);
-	return r;
-}
-
-static int check(struct vfs *m, const char *path, size_t len, uint64_t seed)
-{
-	char *p = malloc(len);
-
-	fill(p, len, seed);
-	int r = vfs_check(m, path, p, len);
-	free(p);
-	return r;
-}
-
-struct stored {
-	uint64_t packs, bytes;
-};
-
-/* What packs/ holds. */
-static struct stored stored(const struct vfs_site *s)
-{
-	struct nf_store_op top = { .verb = NF_STORE_LIST, .name = "packs" };
-	struct stored n = { 0 };
-
-	ck_assert_int_eq(nf_store_run(s->keep, &top), 0);
-	for (size_t i = 0; i < top.nr_entries; i++) {
-		struct nf_store_op op = { .verb = NF_STORE_LIST };
-		snprintf(op.name, sizeof op.name, "packs/%.40s", top.entries[i].name);
-		ck_assert_int_eq(nf_store_run(s->keep, &op), 0);
-		for (size_t k = 0; k < op.nr_entries; k++)
-			n.bytes += op.entries[k].size_bytes;
-		n.packs += op.nr_entries;
-		nf_store_op_deinit(&op);
-	}
-	nf_store_op_deinit(&top);
-	return n;
-}
-
-static void is_whole(struct vfs *m)
-{
-	ck_assert_uint_eq(vfs_problems(m), 0);
-}
 
 START_TEST(what_no_kept_commit_names_is_condemned_and_then_deleted)
 {
@@ -296,14 +213,6 @@ START_TEST(a_machine_that_was_away_for_longer_than_the_grace_loses_nothing)
 END_TEST
 
 /* Packs and their index below a cache directory go; what is not on the server yet stands in the state directory. */
-static void drop_cache(const struct vfs_site *s, const char *name)
-{
-	char command[400];
-
-	snprintf(command, sizeof command, "rm -rf '%.120s/%.40s-cache'", s->dir.path, name);
-	ck_assert_int_eq(system(command), 0);
-}
-
 /* Every kept tree stands elsewhere afterwards, whole. */
 START_TEST(a_machine_finds_what_it_stands_on_after_it_was_put_elsewhere)
 {
@@ -836,70 +745,6 @@ START_TEST(a_second_run_reads_what_changed_since_the_first_and_finds_the_same)
 }
 END_TEST
 
-START_TEST(what_is_still_under_older_keys_is_counted_until_no_kept_commit_names_it)
-{
-	static const uint8_t bytes[32] = { 1 };
-	struct nf_secret secret = { NF_SLOT_RECOVERY, bytes, sizeof bytes };
-	struct nf_gc_options o = at_once(), look = at_once();
-	struct nf_vault_status st;
-	struct vfs_site s;
-
-	look.dry_run = true;
-	vfs_site_init(&s, "", "");
-	struct vfs a = vfs_mount(&s, "a");
-	ck_assert_int_eq(put(&a, "/one", BIG, 1), 0);
-	ck_assert_int_eq(vfs_sync(&a), 0);
-	ck_assert_int_eq(put(&a, "/two", BIG, 2), 0);
-	ck_assert_int_eq(vfs_sync(&a), 0);
-	/* Its marks know of one epoch. */
-	struct nf_gc_result r = gc(&a, &o);
-	ck_assert_uint_eq(r.old_packs, 0);
-	ck_assert_uint_eq(r.old_bytes, 0);
-	nf_vault_status(a.v, &st);
-	ck_assert(st.old_keys_known && st.old_key_packs == 0);
-	vfs_unmount(&a);
-	ck_assert_int_eq(nf_header_rekey(s.header, NULL), 0);
-	ck_assert_int_eq(nf_header_slot_add(s.header, &secret, NULL, "", NULL), 0);
-	a = vfs_mount(&s, "a");
-	nf_vault_status(a.v, &st);
-	ck_assert(!st.old_keys_known);
-	r = gc(&a, &look);
-	/* Nothing is under the new keys yet. */
-	ck_assert_uint_eq(r.old_packs, r.live_packs);
-	ck_assert_uint_ge(r.old_bytes, 2 * BIG);
-	ck_assert_uint_le(r.old_bytes, r.live_bytes + (64 << 10));
-	nf_vault_status(a.v, &st);
-	ck_assert(st.old_keys_known && st.old_key_packs == r.old_packs && st.old_key_bytes == r.old_bytes);
-	/* The same found by differences, and by another device that reads everything. */
-	ck_assert_int_eq(put(&a, "/three", BIG, 3), 0);
-	ck_assert_int_eq(vfs_sync(&a), 0);
-	struct nf_gc_result mine = gc(&a, &look);
-	ck_assert_uint_ge(mine.old_bytes, 2 * BIG);
-	ck_assert_uint_lt(mine.old_packs, mine.live_packs);
-	struct vfs b = vfs_mount(&s, "b");
-	r = gc(&b, &look);
-	ck_assert_uint_eq(r.old_bytes, mine.old_bytes);
-	ck_assert_uint_eq(r.old_packs, mine.old_packs);
-	/* Written anew it is under the new keys; then let go. */
-	ck_assert_int_eq(put(&a, "/one", BIG, 4), 0);
-	ck_assert_int_eq(vfs_sync(&a), 0);
-	(void)gc(&a, &o);
-	mine = gc(&a, &look);
-	ck_assert_uint_ge(mine.old_bytes, BIG);
-	ck_assert_uint_lt(mine.old_bytes, 2 * BIG);
-	ck_assert_int_eq(vfs_unlink(&a, "/two", false), 0);
-	ck_assert_int_eq(vfs_sync(&a), 0);
-	(void)gc(&a, &o);
-	mine = gc(&a, &look);
-	ck_assert_uint_lt(mine.old_bytes, BIG / 2);
-	ck_assert_int_eq(check(&a, "/one", BIG, 4), 0);
-	ck_assert_uint_eq(vfs_problems(&a), 0);
-	vfs_unmount(&a);
-	vfs_unmount(&b);
-	vfs_site_deinit(&s);
-}
-END_TEST
-
 START_TEST(marks_that_are_damaged_or_of_another_device_are_not_believed)
 {
 	struct nf_gc_options o = at_once();
@@ -942,7 +787,6 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_machine_that_was_away_for_longer_than_the_grace_loses_nothing);
 	tcase_add_test(tc, a_machine_finds_what_it_stands_on_after_it_was_put_elsewhere);
 	tcase_add_test(tc, a_second_run_reads_what_changed_since_the_first_and_finds_the_same);
-	tcase_add_test(tc, what_is_still_under_older_keys_is_counted_until_no_kept_commit_names_it);
 	tcase_add_test(tc, marks_that_are_damaged_or_of_another_device_are_not_believed);
 	tcase_add_test(tc, a_dry_run_says_what_the_run_does);
 	tcase_add_loop_test(tc, a_machine_suspended_before_its_packs_publishes_no_holes, 0, 2);

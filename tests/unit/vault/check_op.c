@@ -136,6 +136,30 @@ static struct nf_op data_op(struct nf_buf *ranges, struct nf_buf *windows)
 	return op;
 }
 
+/* Two windows, and the same before they were sealed again. */
+static struct nf_op reseal_op(struct nf_buf *windows, struct nf_buf *olds)
+{
+	struct nf_block_ref refs[NF_WINDOW_BLOCKS] = { 0 };
+	bool known[NF_WINDOW_BLOCKS] = { false, true };
+	struct nf_op op = { .kind = NF_OP_RESEAL, .conflict_mode = NF_MODE_STASH, .ino = INO(9), .nr_windows = 2 };
+
+	refs[1] = (struct nf_block_ref){ .pack = pack, .sealed_len = 100, .plain_len = 32768, .birth = INO(8), .epoch = 1 };
+	for (uint64_t first = 0; first <= NF_WINDOW_BLOCKS; first += NF_WINDOW_BLOCKS) {
+		for (refs[1].epoch = 1; refs[1].epoch <= 2; refs[1].epoch++) {
+			nf_auto(nf_buf_deinit) struct nf_buf v = NF_BUF_INIT;
+			struct nf_buf *to = refs[1].epoch == 1 ? olds : windows;
+			nf_extent_encode(&v, refs, known, 32768, false);
+			nf_buf_u64(to, first);
+			nf_buf_str16(to, v.p, v.len);
+		}
+	}
+	op.windows = windows->p;
+	op.windows_len = windows->len;
+	op.olds = olds->p;
+	op.olds_len = olds->len;
+	return op;
+}
+
 static int decode(const struct nf_buf *b, struct nf_op *out)
 {
 	struct nf_rd rd = nf_rd_of(b->p, b->len);
@@ -173,7 +197,7 @@ static int round_trip(const struct nf_op *op)
 
 START_TEST(every_kind_of_operation_survives_a_round_trip)
 {
-	nf_auto(nf_buf_deinit) struct nf_buf ranges = NF_BUF_INIT, windows = NF_BUF_INIT;
+	nf_auto(nf_buf_deinit) struct nf_buf ranges = NF_BUF_INIT, windows = NF_BUF_INIT, now = NF_BUF_INIT, olds = NF_BUF_INIT;
 	struct nf_op link = base_op(NF_OP_LINK), un = base_op(NF_OP_UNLINK), symlink = create_op();
 	symlink.mode = S_IFLNK | 0777;
 	symlink.block_shift = 0;
@@ -185,7 +209,8 @@ START_TEST(every_kind_of_operation_survives_a_round_trip)
 	inl.inline_len = 5;
 	inl.size_after = 5;
 	const struct nf_op all[] = { create_op(), symlink, link, un, rename_op(), setattr_op(), claim_op(),
-				     xattr_op(), blob_op(), inl, data_op(&ranges, &windows), place_op() };
+				     xattr_op(), blob_op(), inl, data_op(&ranges, &windows), place_op(),
+				     reseal_op(&now, &olds) };
 	for (size_t i = 0; i < NF_ARRAY_LEN(all); i++)
 		ck_assert_msg(round_trip(&all[i]) == 0, "operation %zu", i);
 }
@@ -226,8 +251,9 @@ END_TEST
 
 START_TEST(values_outside_their_limits_are_refused)
 {
-	nf_auto(nf_buf_deinit) struct nf_buf ranges = NF_BUF_INIT, windows = NF_BUF_INIT;
-	struct nf_op data = data_op(&ranges, &windows);
+	nf_auto(nf_buf_deinit) struct nf_buf ranges = NF_BUF_INIT, windows = NF_BUF_INIT, now = NF_BUF_INIT, olds = NF_BUF_INIT;
+	struct nf_op data = data_op(&ranges, &windows), reseal = reseal_op(&now, &olds);
+	size_t one = olds.len / 2;
 
 	REFUSED(create_op(), op.ino = 0);
 	REFUSED(create_op(), op.ino = NF_INO_ROOT);
@@ -256,7 +282,7 @@ START_TEST(values_outside_their_limits_are_refused)
 	REFUSED(snapshot_op(), op.snapshot.name = "a/bcde");
 	REFUSED(snapshot_op(), op.snapshot.seq = 0);
 	REFUSED(snapshot_op(), op.snapshot.root = (struct nf_ref){ 0 });
-	/* A delta's tag stays, no tree is nowhere, and nothing else has a place. */
+	/* A delta's tag stays in its epoch, no tree is nowhere, and nothing else has a place. */
 	REFUSED(place_op(), places[2 * NF_PLACE_ENCODED - 10]++);
 	REFUSED(place_op(), memset(places + 33, 0, NF_REF_ENCODED));
 	REFUSED(place_op(), places[0] = NF_ITEM_CONDEMNED);
@@ -283,6 +309,14 @@ START_TEST(values_outside_their_limits_are_refused)
 	REFUSED(data, op.nr_windows = 3);
 	REFUSED(data, op.nr_windows = 1);
 	REFUSED(data, op.windows_len--);
+	/* Both lists say something of the same windows. */
+	REFUSED(reseal, op.nr_windows = 1);
+	REFUSED(reseal, op.olds_len = one);
+	REFUSED(reseal, op.olds = op.windows; op.olds_len = one);
+	nf_put_le64(olds.p + one, 2 * NF_WINDOW_BLOCKS);
+	REFUSED(reseal, (void)0);
+	nf_put_le64(olds.p + one, NF_WINDOW_BLOCKS);
+	ck_assert_int_eq(round_trip(&reseal), 0);
 }
 END_TEST
 

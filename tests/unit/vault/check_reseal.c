@@ -1,0 +1,374 @@
+/* Sealing again what is under older keys: all of it, wherever it is kept, beside machines at work. */
+#include "gate.h"
+#include "vfs_gc.h"
+
+#include "codec/codec.h"
+#include "vault/commit.h"
+
+#include <ftw.h>
+#include <unistd.h>
+
+/* New keys, and A mounted again with them. */
+static void rekey(struct vfs_site *s, struct vfs *a)
+{
+	static const uint8_t bytes[32] = { 1 };
+	struct nf_secret secret = { NF_SLOT_RECOVERY, bytes, sizeof bytes };
+
+	vfs_unmount(a);
+	ck_assert_int_eq(nf_header_rekey(s->header, NULL), 0);
+	ck_assert_int_eq(nf_header_slot_add(s->header, &secret, NULL, "", NULL), 0);
+	*a = vfs_mount(s, "a");
+}
+
+/* What the collector would find, as a machine sees it that knows nothing. */
+static struct nf_gc_result stranger_looks(const struct vfs_site *s, const struct nf_gc_options *like)
+{
+	struct nf_gc_options o = *like;
+	static int nr;
+	char name[20];
+
+	o.dry_run = true;
+	snprintf(name, sizeof name, "stranger%d", nr++);
+	struct vfs c = vfs_mount(s, name);
+	struct nf_gc_result r = gc(&c, &o);
+	vfs_unmount(&c);
+	return r;
+}
+
+START_TEST(what_is_still_under_older_keys_is_counted)
+{
+	struct nf_gc_options o = at_once(), look = at_once();
+	struct nf_vault_status st;
+	struct vfs_site s;
+
+	look.dry_run = true;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	ck_assert_int_eq(put(&a, "/one", BIG, 1), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(put(&a, "/two", BIG, 2), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	/* Its marks know of one epoch. */
+	struct nf_gc_result r = gc(&a, &o);
+	ck_assert_uint_eq(r.old_packs, 0);
+	ck_assert_uint_eq(r.old_bytes, 0);
+	nf_vault_status(a.v, &st);
+	ck_assert(st.old_keys_known && st.old_key_packs == 0);
+	rekey(&s, &a);
+	nf_vault_status(a.v, &st);
+	ck_assert(!st.old_keys_known);
+	r = gc(&a, &look);
+	/* Nothing is under the new keys yet. */
+	ck_assert_uint_eq(r.old_packs, r.live_packs);
+	ck_assert_uint_ge(r.old_bytes, 2 * BIG);
+	ck_assert_uint_le(r.old_bytes, r.live_bytes + (64 << 10));
+	nf_vault_status(a.v, &st);
+	ck_assert(st.old_keys_known && st.old_key_packs == r.old_packs && st.old_key_bytes == r.old_bytes);
+	/* The same found by differences, and by another device that reads everything. */
+	ck_assert_int_eq(put(&a, "/three", BIG, 3), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	struct nf_gc_result mine = gc(&a, &look);
+	ck_assert_uint_ge(mine.old_bytes, 2 * BIG);
+	ck_assert_uint_lt(mine.old_packs, mine.live_packs);
+	struct vfs b = vfs_mount(&s, "b");
+	r = gc(&b, &look);
+	ck_assert_uint_eq(r.old_bytes, mine.old_bytes);
+	ck_assert_uint_eq(r.old_packs, mine.old_packs);
+	/* A look counts, and no more. */
+	ck_assert_uint_eq(mine.resealed_bytes, 0);
+	/* Written anew it is under the new keys. */
+	ck_assert_int_eq(put(&a, "/one", BIG, 4), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	look.keep_heads = 1;
+	mine = gc(&a, &look);
+	ck_assert_uint_ge(mine.old_bytes, BIG);
+	ck_assert_uint_lt(mine.old_bytes, 2 * BIG);
+	ck_assert_uint_eq(vfs_problems(&a), 0);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+
+/* A history of files, all kinds of them, of which a snapshot and older commits keep what the newest has no more. */
+static void history(struct vfs *a)
+{
+	char text[60];
+
+	ck_assert_int_eq(put(a, "/one", BIG, 1), 0);
+	ck_assert_int_eq(put(a, "/two", BIG, 2), 0);
+	ck_assert_int_eq(vfs_puts(a, "/inline", "a few bytes"), 0);
+	ck_assert_int_eq(put(a, "/short", 70000, 3), 0);
+	ck_assert_int_eq(put(a, "/holes", 5000, 4), 0);
+	ck_assert_int_eq(vfs_truncate(a, "/holes", 9 << 20), 0);
+	ck_assert_int_eq(vfs_sync(a), 0);
+	vfs_copy_range(a, "/one", "/clone", 0, 0, UINT32_MAX, BIG);
+	ck_assert_int_eq(nf_vault_snapshot_create(a->v, "kept", NULL), 0);
+	for (int i = 0; i < 5; i++) {
+		snprintf(text, sizeof text, "version %d", i);
+		ck_assert_int_eq(vfs_puts(a, "/changing", text), 0);
+		ck_assert_int_eq(put(a, "/short", 70000, 10 + (uint64_t)i), 0);
+		ck_assert_int_eq(vfs_sync(a), 0);
+	}
+	ck_assert_int_eq(vfs_unlink(a, "/two", false), 0);
+	ck_assert_int_eq(vfs_sync(a), 0);
+}
+
+static void history_is_there(struct vfs *m)
+{
+	ck_assert_int_eq(check(m, "/one", BIG, 1), 0);
+	ck_assert_int_eq(check(m, "/clone", BIG, 1), 0);
+	ck_assert_int_eq(check(m, "/short", 70000, 14), 0);
+	ck_assert_int_eq(vfs_checks(m, "/inline", "a few bytes"), 0);
+	ck_assert_int_eq(vfs_checks(m, "/changing", "version 4"), 0);
+	is_whole(m);
+}
+
+static void snapshot_is_there(const struct vfs_site *s)
+{
+	char cache[200], state[200];
+	struct nf_vault_options vo = vfs_options(s, "reader", cache, state);
+	struct vfs r;
+
+	vo.snapshot = "kept";
+	vo.read_only = true;
+	vo.cache_dir = NULL;
+	ck_assert_int_eq(nf_vault_open(&vo, &r.v), 0);
+	r.fs = nf_vault_fs(r.v);
+	ck_assert_int_eq(check(&r, "/two", BIG, 2), 0);
+	ck_assert_int_eq(check(&r, "/short", 70000, 3), 0);
+	is_whole(&r);
+	vfs_unmount(&r);
+}
+
+/* _i: 0 all commits are kept, 1 the newest and the snapshot. */
+START_TEST(what_is_under_older_keys_is_sealed_again_once_wherever_it_is_kept)
+{
+	struct nf_gc_options o = at_once();
+	struct vfs_site s;
+
+	o.keep_heads = _i == 0 ? 1000 : 1;
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	history(&a);
+	(void)gc(&a, &o);
+	uint64_t before = stored(&s).bytes;
+	rekey(&s, &a);
+	ck_assert_int_eq(vfs_puts(&a, "/new", "under two"), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	struct nf_gc_result old = stranger_looks(&s, &o);
+	ck_assert_uint_gt(old.old_bytes, 2 * BIG);
+	struct nf_gc_result r = gc(&a, &o);
+	/* Each once: what the clone, the snapshot and older commits share is one. */
+	ck_assert_uint_ge(r.resealed_bytes, 2 * BIG);
+	ck_assert_uint_le(r.resealed_bytes, old.old_bytes);
+	struct nf_gc_result again = gc(&a, &o);
+	ck_assert_uint_eq(again.resealed_bytes, 0);
+	ck_assert_uint_eq(stranger_looks(&s, &o).old_bytes, 0);
+	history_is_there(&a);
+	snapshot_is_there(&s);
+	/* The old ones went: there is no more than there was. */
+	(void)gc(&a, &o);
+	ck_assert_uint_le(stored(&s).bytes, before + before / 4);
+	vfs_unmount(&a);
+	a = vfs_mount(&s, "fresh");
+	history_is_there(&a);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+static void write_some(void *ctx)
+{
+	struct vfs *c = ctx;
+	struct nf_open_file *f;
+	uint64_t ino;
+
+	ck_assert_int_eq(vfs_open(c, "/one", O_RDWR, 0, &f, &ino), 0);
+	ck_assert_int_eq(vfs_pwrite(c, f, ino, "CHANGED", 7, 100), 0);
+	vfs_close(c, f, ino);
+	ck_assert_int_eq(vfs_sync(c), 0);
+	/* The longer side is what the other one is replayed on. */
+	ck_assert_int_eq(vfs_puts(c, "/more", "c"), 0);
+	ck_assert_int_eq(vfs_sync(c), 0);
+}
+
+START_TEST(what_others_write_meanwhile_and_what_they_hold_unsent_stays)
+{
+	struct nf_gc_options o = at_once();
+	struct nf_open_file *f;
+	struct vfs_site s;
+	char changed[9];
+	size_t len;
+	uint64_t ino;
+
+	o.keep_heads = 1000;
+	o.grace_s = 86400; /* others stand on what is old for a while */
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	history(&a);
+	/* Done under the old keys, and not sent when the new ones come. */
+	struct vfs b = vfs_mount(&s, "b");
+	vfs_copy_range(&b, "/one", "/late clone", 0, 0, UINT32_MAX, BIG);
+	ck_assert_int_eq(put(&b, "/late", BIG, 5), 0);
+	ck_assert_int_eq(nf_settle(b.v), 0);
+	ck_assert_int_eq(nf_vault_journal(b.v, true), 0);
+	rekey(&s, &a);
+	/* Stands on the old view, with the new keys. */
+	struct vfs c = vfs_mount(&s, "c");
+	/* One block is written while the commit that says how all of them are sealed now is on its way. */
+	vfs_unmount(&a);
+	struct gate *g = gate_new(vfs_store(&s));
+	ck_assert_int_eq(vfs_mount_over(&s, "a", &g->base, &a), 0);
+	g->before = "heads/";
+	g->ctx = &c;
+	g->hook = write_some;
+	ck_assert_uint_gt(gc(&a, &o).resealed_bytes, 2 * BIG);
+	ck_assert(!g->hook);
+	vfs_unmount(&b);
+	b = vfs_mount(&s, "b");
+	ck_assert_int_eq(vfs_sync(&b), 0);
+	ck_assert_int_eq(vfs_refresh(&a), 0);
+	ck_assert_int_eq(check(&a, "/late", BIG, 5), 0);
+	ck_assert_int_eq(check(&a, "/late clone", BIG, 1), 0);
+	ck_assert_int_eq(check(&a, "/clone", BIG, 1), 0);
+	ck_assert_int_eq(vfs_open(&a, "/one", O_RDONLY, 0, &f, &ino), 0);
+	ck_assert_int_eq(vfs_pread(&a, f, ino, changed, 7, 100, &len), 0);
+	ck_assert_uint_eq(len, 7);
+	ck_assert_mem_eq(changed, "CHANGED", 7);
+	vfs_close(&a, f, ino);
+	is_whole(&a);
+	/* What came late is sealed again as well. */
+	ck_assert_uint_gt(stranger_looks(&s, &o).old_bytes, BIG);
+	ck_assert_uint_gt(gc(&a, &o).resealed_bytes, BIG);
+	ck_assert_uint_eq(stranger_looks(&s, &o).old_bytes, 0);
+	is_whole(&a);
+	vfs_unmount(&a);
+	vfs_unmount(&b);
+	vfs_unmount(&c);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+START_TEST(a_run_cut_at_any_operation_loses_nothing_and_the_next_one_ends_it)
+{
+	uint64_t step = getenv("FOLIOFS_LONG") ? 1 : 11, cuts = 0;
+
+	for (uint64_t at = 1;; at += step) {
+		struct nf_gc_options o = at_once();
+		struct nf_gc_result r;
+		struct vfs_site s;
+		vfs_site_init(&s, "", "");
+		struct vfs a = vfs_mount(&s, "a");
+		history(&a);
+		rekey(&s, &a);
+		vfs_unmount(&a);
+		struct gate *g = gate_new(vfs_store(&s));
+		ck_assert_int_eq(vfs_mount_over(&s, "a", &g->base, &a), 0);
+		atomic_store(&g->shut_at, atomic_load(&g->nr) + at);
+		int e = nf_vault_gc(a.v, &o, NULL, &r);
+		bool whole = atomic_load(&g->nr) < atomic_load(&g->shut_at);
+		ck_assert(!whole || e == 0);
+		cuts += !whole;
+		vfs_unmount(&a);
+		a = vfs_mount(&s, "a");
+		history_is_there(&a);
+		(void)gc(&a, &o);
+		ck_assert_uint_eq(stranger_looks(&s, &o).old_bytes, 0);
+		history_is_there(&a);
+		snapshot_is_there(&s);
+		vfs_unmount(&a);
+		vfs_site_deinit(&s);
+		if (whole)
+			break;
+	}
+	printf("# cut at %d operations of the store\n", (int)cuts);
+	ck_assert_uint_gt(cuts, 5);
+}
+END_TEST
+
+/* --- damage ---------------------------------------------------------------------------- */
+
+static char *victim; /* the path of the largest pack */
+static off_t victim_bytes;
+
+static int largest(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+{
+	(void)ftw;
+	if (kind == FTW_F && st->st_size > victim_bytes) {
+		free(victim);
+		victim = strdup(path);
+		victim_bytes = st->st_size;
+	}
+	return 0;
+}
+
+static void flip_a_bit(const char *path, off_t at)
+{
+	char x;
+
+	ck_assert_int_eq(chmod(path, 0600), 0);
+	int fd = open(path, O_RDWR);
+	ck_assert_int_eq(pread(fd, &x, 1, at), 1);
+	x ^= 4;
+	ck_assert_int_eq(pwrite(fd, &x, 1, at), 1);
+	close(fd);
+}
+
+START_TEST(a_block_that_cannot_be_read_stays_as_it_is_and_idle_runs_do_not_come_back_to_it)
+{
+	struct nf_gc_options o = at_once();
+	struct vfs_site s = { 0 };
+	char dir[300];
+
+	s.dir = nf_tempdir_new();
+	snprintf(dir, sizeof dir, "%s/store", s.dir.path);
+	snprintf(s.address, sizeof s.address, "%.190s", dir);
+	ck_assert_int_eq(mkdir(dir, 0700), 0);
+	ck_assert_int_eq(nf_header_new(&s.header), 0);
+	s.keep = vfs_store(&s);
+	ck_assert_int_eq(nf_vault_format(s.keep, s.header, "test"), 0);
+	struct vfs a = vfs_mount(&s, "a");
+	ck_assert_int_eq(put(&a, "/one", BIG, 1), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(put(&a, "/two", BIG / 2, 2), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	victim_bytes = 0;
+	ck_assert_int_eq(nftw(dir, largest, 8, FTW_PHYS), 0);
+	flip_a_bit(victim, 100000);
+	vfs_unmount(&a);
+	drop_cache(&s, "a");
+	a = vfs_mount(&s, "a");
+	rekey(&s, &a);
+	o.idle = true;
+	o.move_bytes = 64 << 20;
+	struct nf_gc_result r = gc(&a, &o);
+	ck_assert_uint_gt(r.resealed_bytes, BIG);
+	/* All but the one block of 16 KiB, and what names it. */
+	for (int i = 0; i < 4; i++)
+		r = gc(&a, &o);
+	ck_assert_uint_gt(r.old_bytes, 16 << 10);
+	ck_assert_uint_lt(r.old_bytes, 64 << 10);
+	ck_assert_uint_eq(r.resealed_bytes + r.moved_bytes + r.moved_trees, 0);
+	ck_assert_int_eq(check(&a, "/two", BIG / 2, 2), 0);
+	ck_assert_uint_ge(vfs_problems(&a), 1);
+	vfs_unmount(&a);
+	free(victim);
+	victim = NULL;
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+static void suite_add(Suite *s)
+{
+	TCase *tc = nf_case(s, "reseal", 120);
+
+	tcase_add_test(tc, what_is_still_under_older_keys_is_counted);
+	tcase_add_loop_test(tc, what_is_under_older_keys_is_sealed_again_once_wherever_it_is_kept, 0, 2);
+	tcase_add_test(tc, what_others_write_meanwhile_and_what_they_hold_unsent_stays);
+	tcase_add_test(tc, a_run_cut_at_any_operation_loses_nothing_and_the_next_one_ends_it);
+	tcase_add_test(tc, a_block_that_cannot_be_read_stays_as_it_is_and_idle_runs_do_not_come_back_to_it);
+}
+
+NF_SUITE("vault/reseal")
