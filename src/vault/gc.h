@@ -65,6 +65,9 @@ void nf_gc_rest(const struct nf_gc_pace *p, uint64_t since_ns);
 /* One run at a time in a vault: an idle one gives way to any other.  -NF_E_CANCELLED. */
 int nf_gc_take_turn(struct nf_vault *v, bool idle, _Atomic bool *stop);
 void nf_gc_end_turn(struct nf_vault *v);
+/* After an idle run that found R, or ended with ERROR: how long until the next one at least?  *RESEALS: it goes on sealing again
+ * what is under older keys, and does not ask whose turn it is. */
+uint64_t nf_gc_next_ms(const struct nf_gc_result *r, int error, uint64_t every_ms, uint64_t rest_ms, bool *reseals);
 /* Nothing is on its way to the server, and the server is there. */
 bool nf_gc_may_idle_locked(const struct nf_vault *v) NF_REQUIRES(v->ns);
 

@@ -122,27 +122,30 @@ static uint64_t spread(uint64_t ms)
 	return ms + ms / 4 * (x % 1024) / 1024;
 }
 
-/* What the run found; when is the next? */
+uint64_t nf_gc_next_ms(const struct nf_gc_result *r, int error, uint64_t every_ms, uint64_t rest_ms, bool *reseals)
+{
+	/* Something else came; as soon as it is quiet again. */
+	if (error == -NF_E_CANCELLED || error == -NF_E_OFFLINE || error == -NF_E_TIMEOUT)
+		return rest_ms;
+	if (error < 0)
+		return every_ms / 4;
+	if (r->not_due_s)
+		return NF_MIN(r->not_due_s * 1000, every_ms);
+	/* What old keys sealed is sealed again run by run. */
+	*reseals = r->old_packs && (r->moved_bytes || r->moved_trees);
+	return *reseals ? rest_ms : every_ms;
+}
+
 static void learn_locked(struct nf_idle_gc *k, int error, const struct nf_gc_result *r)
 {
-	uint64_t now = nf_clock_ns(), next_ms = k->every_ms;
+	uint64_t now = nf_clock_ns(), next_ms = nf_gc_next_ms(r, error, k->every_ms, k->rest_ms, &k->reseals);
 
 	k->error = error;
-	if (error == 0 && r->not_due_s) {
-		next_ms = NF_MIN(r->not_due_s * 1000, k->every_ms);
-	} else if (error == 0) {
+	if (error == 0 && !r->not_due_s) {
 		k->nr_runs++;
 		k->last_ns = now;
 		k->last = *r;
 		k->deleted_bytes += r->deleted_bytes;
-		/* What old keys sealed is sealed again run by run, whenever it is quiet. */
-		k->reseals = r->old_packs && (r->moved_bytes || r->moved_trees);
-		if (k->reseals)
-			next_ms = k->rest_ms;
-	} else if (error == -NF_E_CANCELLED || error == -NF_E_OFFLINE || error == -NF_E_TIMEOUT) {
-		next_ms = k->rest_ms; /* something else came; as soon as it is quiet again */
-	} else {
-		next_ms = k->every_ms / 4;
 	}
 	k->not_before_ns = now + spread(next_ms) * NF_NS_PER_MS;
 }

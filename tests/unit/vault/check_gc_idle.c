@@ -182,6 +182,35 @@ START_TEST(one_run_at_a_time_and_the_one_that_was_asked_for_goes_first)
 }
 END_TEST
 
+START_TEST(runs_follow_one_another_while_they_seal_again_what_is_under_older_keys)
+{
+	static const struct {
+		struct nf_gc_result r;
+		int error;
+		bool before;
+		uint64_t ms;
+		bool reseals;
+	} cases[] = {
+		{ { 0 }, 0, false, 100000, false },
+		{ { .old_packs = 5, .moved_bytes = 1 }, 0, false, 1000, true },
+		{ { .old_packs = 5, .moved_trees = 1 }, 0, true, 1000, true },
+		{ { .old_packs = 5 }, 0, true, 100000, false }, /* that cannot be read, or may not be moved */
+		{ { .moved_bytes = 1 }, 0, true, 100000, false },
+		{ { .not_due_s = 3 }, 0, false, 3000, false },
+		{ { .not_due_s = 3000 }, 0, false, 100000, false },
+		{ { 0 }, -NF_E_OFFLINE, true, 1000, true },
+		{ { 0 }, -NF_E_CANCELLED, false, 1000, false },
+		{ { 0 }, -NF_E_STORE_BUSY, true, 25000, true },
+	};
+
+	for (size_t i = 0; i < NF_ARRAY_LEN(cases); i++) {
+		bool reseals = cases[i].before;
+		uint64_t ms = nf_gc_next_ms(&cases[i].r, cases[i].error, 100000, 1000, &reseals);
+		ck_assert_msg(ms == cases[i].ms && reseals == cases[i].reseals, "case %zu: %d ms, %d", i, (int)ms, reseals);
+	}
+}
+END_TEST
+
 static void say(const char *path, const char *text)
 {
 	FILE *f = fopen(path, "w");
@@ -242,6 +271,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, what_is_not_worth_a_commit_waits_for_more);
 	tcase_add_test(tc, after_a_run_of_one_machine_the_others_wait_their_time);
 	tcase_add_test(tc, a_run_ends_at_its_bounds_and_the_next_one_goes_on_there);
+	tcase_add_test(tc, runs_follow_one_another_while_they_seal_again_what_is_under_older_keys);
 	tcase_add_test(tc, on_battery_no_run_begins_and_off_it_one_does);
 	tcase_add_test(tc, one_run_at_a_time_and_the_one_that_was_asked_for_goes_first);
 }
