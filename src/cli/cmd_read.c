@@ -111,7 +111,7 @@ static int read_some(struct nf_vault *v, uint64_t ino, struct nf_open_file *file
 
 static int copy_out(struct nf_vault *v, uint64_t ino, int fd)
 {
-	struct nf_open_file *file;
+	struct nf_open_file *file = NULL;
 	uint64_t at = 0, got = 0;
 
 	int r = open_inode(v, ino, NF_CALL_OPEN, &file);
@@ -179,7 +179,7 @@ static int by_name(const void *a, const void *b)
 
 static int list(struct nf_vault *v, uint64_t ino, struct listing *l)
 {
-	struct nf_open_file *file;
+	struct nf_open_file *file = NULL;
 
 	int r = open_inode(v, ino, NF_CALL_OPENDIR, &file);
 	if (r < 0)

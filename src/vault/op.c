@@ -382,8 +382,8 @@ static bool window_ok(const uint8_t *value, size_t len)
 
 static bool get_windows(struct nf_rd *rd, struct nf_op *op)
 {
-	uint64_t first, next = 0;
-	const uint8_t *value;
+	uint64_t first = 0, next = 0;
+	const uint8_t *value = NULL;
 	size_t pos = 0, len;
 	int r;
 
@@ -500,7 +500,7 @@ static bool get_reseal(struct nf_rd *rd, struct nf_op *op)
 {
 	struct nf_op was = { 0 };
 	size_t pos = 0, was_pos = 0, len;
-	uint64_t first, was_first;
+	uint64_t first = 0, was_first = 0;
 	const uint8_t *value;
 
 	if (!get_move(rd, op) || !get_windows(rd, &was) || was.nr_windows != op->nr_windows)
