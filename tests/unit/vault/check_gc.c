@@ -484,6 +484,14 @@ static bool ended_after(uint64_t after, uint64_t keep_heads, bool shelved)
 	ck_assert(!g->hook);
 	ck_assert_uint_gt(e.r.deleted, 0);
 	vfs_unmount(&b);
+	/* Away from the server the journal goes on, and lets nothing go that may have to be sent again. */
+	g = gate_new(vfs_store(&s));
+	atomic_store(&g->shut_at, 1);
+	ck_assert_int_eq(vfs_mount_over(&s, "b", &g->base, &b), 0);
+	ck_assert_int_eq(put(&b, "/later", 30000, 9), 0);
+	ck_assert_int_eq(nf_settle(b.v), 0);
+	nf_journal_let_go(b.v);
+	vfs_unmount(&b);
 	b = vfs_mount(&s, "b");
 	ck_assert_int_eq(vfs_sync(&b), 0);
 	struct vfs c = vfs_mount(&s, "c");
@@ -492,6 +500,7 @@ static bool ended_after(uint64_t after, uint64_t keep_heads, bool shelved)
 		ck_assert_int_eq(vfs_refresh(all[i]), 0);
 		ck_assert_int_eq(check(all[i], "/f", 50000, 7), 0);
 		ck_assert_int_eq(vfs_checks(all[i], "/d/small", "text"), 0);
+		ck_assert_int_eq(check(all[i], "/later", 30000, 9), 0);
 		ck_assert_int_eq(shelved ? check(all[i], "/g", 40000, 8) : 0, 0);
 		is_whole(all[i]);
 	}
