@@ -47,6 +47,7 @@ struct changes {
 	struct nf_vault *v;
 	struct nf_key *keys;
 	size_t nr, cap;
+	bool unsure; /* parts of the old tree cannot be read: there may have been more */
 };
 
 static int note_change(void *ctx, const struct nf_key *key, const struct nf_val *old, const struct nf_val *now)
@@ -233,7 +234,7 @@ static int changed_content(struct nf_vault *v, const struct changes *ch, const s
 		if (ch->keys[i].type != NF_ITEM_INODE)
 			continue;
 		int r = value_of(v, &before, &ch->keys[i], &va);
-		if (r == 0)
+		if (r == 0 || nf_is_damage(r))
 			r = value_of(v, &now, &ch->keys[i], &vb);
 		bool differ = r < 0 || !va.p || !vb.p || nf_inode_decode(va.p, va.len, &a) < 0 ||
 			      nf_inode_decode(vb.p, vb.len, &b) < 0 ||
@@ -617,7 +618,14 @@ static int find_changes(struct nf_vault *v, const struct nf_head *leaf, struct c
 	int r = nf_tree_diff(&v->src, &root, &leaf->root, note_change, ch);
 	if (nf_is_damage(r) && !v->nr_shelf && move_base(v, leaf) == 0) {
 		ch->nr = noted;
-		r = nf_tree_diff(&v->src, &v->base.root, &leaf->root, note_change, ch);
+		root = v->base.root;
+		r = nf_tree_diff(&v->src, &root, &leaf->root, note_change, ch);
+	}
+	/* Nodes were lost, and somebody has mended the tree. */
+	if (nf_is_damage(r)) {
+		ch->nr = noted;
+		ch->unsure = true;
+		r = nf_tree_diff_lossy(&v->src, &root, &leaf->root, note_change, ch);
 	}
 	unique(ch);
 	return r;
@@ -634,7 +642,7 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 	bool ours = contained(v, v->frozen, leaf);
 	/* Our own head, nobody else's with it: what the view shows does not change. */
 	bool same_view = ours && leaf->nr_parents == 1 && leaf->writer == v->writer &&
-			 leaf->writer_seq == v->frozen->seq &&
+			 leaf->writer_seq == v->frozen->seq && !v->frozen->mended &&
 			 !memcmp(leaf->parents[0].tag, v->base.id.tag, sizeof v->base.id.tag);
 
 	if (v->nr_shelf && v->shelf[v->nr_shelf - 1].seq > (ours ? v->frozen->seq : 0))
@@ -740,7 +748,7 @@ int nf_adopt(struct nf_vault *v, const struct nf_head *leaf)
 		tell_kernel(v, &ch, &root, &leaf->root);
 		tell_pages(v, inos, nr);
 		/* Names that moved out of the way, removals undone: no difference of trees tells of them. */
-		if (v->fs.notify && f.a.conflicts + c.a.conflicts > 0)
+		if (v->fs.notify && (ch.unsure || f.a.conflicts + c.a.conflicts > 0))
 			v->fs.notify->inval_all(v->fs.notify_ctx);
 	}
 	nf_trace(COMMIT, "adopt seq=%" PRIu64 " ours=%d changed=%zu err=%s", leaf->id.seq, ours, ch.nr,

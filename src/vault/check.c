@@ -15,7 +15,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-enum { PATH_DEPTH_MAX = 64 };
+enum { PATH_DEPTH_MAX = 64, MEND_ROUNDS = 6 };
 
 /* --- reports ------------------------------------------------------------------------------------- */
 
@@ -342,6 +342,26 @@ static void tell_lost(struct nf_check *k, const struct nf_ref *ref, const uint8_
 	k->lost_nodes += k->newest;
 }
 
+static int note_lost(struct nf_check *k, const struct nf_ref *ref, const uint8_t *lo, const uint8_t *hi, int error)
+{
+	struct nf_check_lost l = { .to = { UINT64_MAX, UINT8_MAX, UINT64_MAX, UINT64_MAX }, .ref = *ref, .error = error };
+
+	if (k->nr_lost == k->cap_lost) {
+		size_t cap = k->cap_lost ? 2 * k->cap_lost : 16;
+		struct nf_check_lost *p = realloc(k->lost, cap * sizeof *p);
+		if (!p)
+			return nf_fail(-ENOMEM);
+		k->lost = p;
+		k->cap_lost = cap;
+	}
+	if (lo)
+		nf_key_decode(lo, &l.from);
+	if (hi)
+		nf_key_decode(hi, &l.to);
+	k->lost[k->nr_lost++] = l;
+	return 0;
+}
+
 static int walk(struct nf_check *k, const struct nf_ref *ref, const uint8_t *lo, const uint8_t *hi, bool *bad)
 {
 	const struct nf_seal_id id = { .type = NF_SEAL_NODE, .index = ref->level };
@@ -366,6 +386,8 @@ static int walk(struct nf_check *k, const struct nf_ref *ref, const uint8_t *lo,
 		return r;
 	if (r < 0) {
 		tell_lost(k, ref, lo, hi, on_store < 0 ? on_store : r);
+		if (k->newest && note_lost(k, ref, lo, hi, r) < 0)
+			return nf_fail(-ENOMEM);
 	} else {
 		struct nf_key first = { .ino = NF_INO_ROOT };
 		if (on_store < 0) {
@@ -504,9 +526,11 @@ static int check_all(struct nf_check *k)
 	nf_lock_take(&k->v->ns);
 	int r = nf_head_copy(&g.leaf, &k->v->base);
 	nf_lock_drop(&k->v->ns);
-	k->lost_nodes = 0;
-	k->nr_hurt = 0;
+	nf_check_items_deinit(k);
+	k->lost_nodes = k->at_odds = 0;
+	k->nr_hurt = k->nr_lost = 0;
 	k->r = (struct nf_check_result){ 0 };
+	k->newest_root = g.leaf.root;
 	if (r == 0)
 		r = check_tree(k, &g.leaf.root, "", true);
 	/* A mounted snapshot has no more to it. */
@@ -531,7 +555,6 @@ static int check_all(struct nf_check *k)
 	nf_gc_items_deinit(&g);
 	nf_head_deinit(&g.leaf);
 	visited_deinit(k);
-	nf_check_items_deinit(k);
 	return r;
 }
 
@@ -548,7 +571,11 @@ static void check_deinit(struct nf_check *k)
 	for (struct nf_pack_entry *e = nf_pack_set_first(&k->packs); e; e = nf_pack_set_next(e))
 		e->needed = false;
 	nf_pack_set_deinit(&k->packs);
+	nf_check_items_deinit(k);
 	free(k->hurt);
+	free(k->lost);
+	free(k->mended);
+	free(k->asof);
 }
 
 /* After something was put on the store again: packs are counted anew, and those that came are asked for one by one. */
@@ -558,6 +585,22 @@ static int check_again(struct nf_check *k)
 		e->needed = false;
 	k->o.read_data = false; /* what does not open is known */
 	return check_all(k);
+}
+
+/* Nodes first, so that all can be read; then what does not agree.  Another commit in between leaves things as they are: again. */
+static int mend(struct nf_check *k)
+{
+	bool done = true;
+	int r = 0;
+
+	for (int i = 0; r == 0 && done && i < MEND_ROUNDS && (k->lost_nodes || k->at_odds); i++) {
+		r = k->lost_nodes ? nf_check_mend_nodes(k, &done) : nf_check_mend_links(k, &done);
+		if (r == 0 && done)
+			r = check_again(k);
+	}
+	if (r == 0)
+		nf_check_tell_asof(k);
+	return r;
 }
 
 int nf_vault_check(struct nf_vault *v, const struct nf_check_options *o, struct nf_check_result *out)
@@ -577,6 +620,8 @@ int nf_vault_check(struct nf_vault *v, const struct nf_check_options *o, struct 
 		r = nf_check_repair(&k);
 		if (r == 0)
 			r = check_again(&k);
+		if (r == 0)
+			r = mend(&k);
 		if (r == 0 && k.nr_hurt)
 			r = nf_check_restore(&k);
 		repaired = found > k.r.problems ? found - k.r.problems : 0;

@@ -90,6 +90,8 @@ static int see_entries(struct nf_check *k, const struct nf_key *key, const struc
 		s->entries++;
 		s->parent = key->ino;
 		s->names ^= name_mark(key->ino, d.name, d.name_len);
+		dir->dir = true;
+		s->dir |= d.type == S_IFDIR >> 12;
 		if (d.type == S_IFDIR >> 12)
 			dir->subdirs++;
 		if (nf_ring_name_hash(k->v->ring, d.name, d.name_len) != key->a)
@@ -110,6 +112,10 @@ static int see_backs(struct nf_check *k, const struct nf_key *key, const struct 
 
 	if (!s)
 		return nf_fail(-ENOMEM);
+	struct nf_check_seen *dir = nf_check_seen(k, key->a, true);
+	if (!dir)
+		return nf_fail(-ENOMEM);
+	dir->dir = true;
 	while ((r = nf_names_iter(v->p, v->len, &pos, &name, &len)) == 0) {
 		s->backs++;
 		s->names ^= name_mark(key->a, name, len);
@@ -256,6 +262,7 @@ static int see_extent(struct nf_check *k, const struct nf_key *key, const struct
 	int r = file_of(k, key->ino, &s);
 	if (r < 0)
 		return r;
+	s->blocks = true;
 	/* A lost node has told of itself. */
 	if (!s->item && (k->lost_nodes || !k->newest))
 		return 0;
@@ -376,7 +383,7 @@ static void check_counter(struct nf_check *k, unsigned which, const char *what, 
 
 void nf_check_agree(struct nf_check *k)
 {
-	uint64_t files = 0;
+	uint64_t files = 0, before = k->r.problems;
 
 	for (struct nf_avl_node *n = nf_avl_first(&k->inodes); n; n = nf_avl_next(n)) {
 		struct nf_check_seen *s = nf_container_of(n, struct nf_check_seen, node);
@@ -389,4 +396,5 @@ void nf_check_agree(struct nf_check *k)
 		return;
 	check_counter(k, NF_COUNTER_INODES, "inodes", files);
 	check_counter(k, NF_COUNTER_BYTES, "bytes", k->r.bytes);
+	k->at_odds = k->r.problems - before;
 }

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/trace.h"
+#include "vault/mend.h"
 #include "vault/shelf.h"
 #include "vault/space.h"
 
@@ -33,6 +34,7 @@ void nf_epoch_free(struct nf_epoch *e)
 		return;
 	nf_layer_free(e->layer);
 	nf_buf_deinit(&e->ops);
+	nf_mend_free(e->mend);
 	free(e);
 }
 

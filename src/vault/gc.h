@@ -91,8 +91,6 @@ int nf_gc_window(struct nf_node_source *src, const struct nf_val *val, uint32_t 
 		 struct nf_block_ref out[NF_WINDOW_BLOCKS]);
 /* How a run loads nodes: counted, at its pace. */
 struct nf_node_source nf_gc_source(struct nf_gc *g);
-/* Says that what was read cannot be had, now or ever, rather than that the way to it is blocked. */
-bool nf_is_damage(int error);
 
 /* --- gc_roots.c ------------------------------------------------------------------------ */
 /* Roots and deltas that the leaf names, all of them kept; blocks. */
@@ -130,5 +128,7 @@ struct nf_gc_moved {
 /* Whatever the kept trees name in packs of FROM is copied elsewhere and said to stand there, as operations of the current
  * epoch; nodes of the newest tree that stand there are marked for the next commit.  Blocks. */
 int nf_gc_move(const struct nf_gc_move *m, struct nf_gc_moved *out);
+/* A tree that was only to be written anew needs an operation to be committed with. */
+int nf_gc_empty_op(struct nf_vault *v);
 
 #endif

@@ -14,13 +14,6 @@
 
 #include <stdio.h>
 
-bool nf_is_damage(int r)
-{
-	return r == -NF_E_PACK_MISSING || r == -NF_E_XFORM_BAD_TAG || r == -NF_E_TREE_BAD || r == -NF_E_XFORM_TRUNCATED ||
-	       r == -NF_E_FORMAT_BAD || r == -NF_E_XFORM_DECOMPRESS || r == -NF_E_STORE_SHORT ||
-	       r == -NF_E_KEY_EPOCH_UNKNOWN;
-}
-
 /* --- items ------------------------------------------------------------------------- */
 
 int nf_gc_range(struct nf_node_source *src, const struct nf_ref *root, const struct nf_key *from, const struct nf_key *to,

@@ -159,8 +159,7 @@ static int tell_below(struct telling *t, const struct nf_ref *ref)
 	return r;
 }
 
-/* A tree that was only to be written anew needs an operation to be committed with. */
-static int empty_op(struct nf_vault *v)
+int nf_gc_empty_op(struct nf_vault *v)
 {
 	struct nf_op op = { .kind = NF_OP_COLLECT, .conflict_mode = NF_MODE_STASH, .time = nf_clock_real(),
 			    .item = NF_ITEM_CONDEMNED };
@@ -198,7 +197,7 @@ int nf_gc_move(const struct nf_gc_move *m, struct nf_gc_moved *out)
 		if (r == 0)
 			r = nf_gc_place(&w);
 		if (r == 0 && w.r.nodes && !w.r.ops)
-			r = empty_op(m->v);
+			r = nf_gc_empty_op(m->v);
 	}
 	nf_gc_work_deinit(&w);
 	if (r == 0)

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "base/trace.h"
 #include "vault/commit.h"
+#include "vault/mend.h"
 #include "vault/upload.h"
 
 #include <inttypes.h>
@@ -363,6 +364,7 @@ struct publishing {
 	struct nf_vault *v;
 	struct nf_epoch *e;      /* NULL: a pure merge */
 	struct nf_merged merged;
+	const struct nf_mend *mend; /* of this base; NULL: none */
 	struct nf_layer *all;    /* everything together, over merged.base */
 	struct nf_view view;     /* all over the base */
 	struct nf_meta_pack meta;
@@ -432,6 +434,8 @@ static int build_tree(struct publishing *p)
 				    .spread_budget_nodes = SPREAD_BUDGET };
 
 	int r = nf_layer_batch(p->all, &b.c, &b.nr, &b.cuts, &b.nr_cuts);
+	if (r == 0 && p->mend)
+		r = nf_mend_add_cuts(p->mend, &b.cuts, &b.nr_cuts);
 	if (r == 0)
 		r = upload_blocks(v, b.c, b.nr, &p->view);
 	if (r == 0)
@@ -449,6 +453,13 @@ static int build_tree(struct publishing *p)
 	if (r == 0)
 		r = nf_tree_update(&v->src, &p->merged.base->root, b.c, b.nr, b.cuts, b.nr_cuts, &w, &p->root);
 	batch_deinit(&b);
+	if (p->mend && r == 0) {
+		p->e->mended = true;
+	} else if (p->mend && nf_is_damage(r)) {
+		/* What it stands on cannot be read either: the next try is without it. */
+		nf_mend_free(nf_steal(&p->e->mend));
+		p->mend = NULL;
+	}
 	return r;
 }
 
@@ -614,6 +625,24 @@ static int send_head(struct publishing *p, const struct nf_head *const *leaves, 
 	return r;
 }
 
+/* What was made to mend the newest tree goes with this commit, if it is made on that tree. */
+static int add_mend(struct publishing *p)
+{
+	struct nf_vault *v = p->v;
+	struct nf_epoch *e = p->e;
+
+	nf_lock_take(&v->ns);
+	struct nf_mend *old = v->mend ? e->mend : NULL;
+	if (v->mend)
+		e->mend = nf_steal(&v->mend);
+	nf_lock_drop(&v->ns);
+	nf_mend_free(old);
+	if (!e->mend || !nf_ref_equal(&e->mend->base, &p->merged.base->root))
+		return 0;
+	p->mend = e->mend;
+	return nf_layer_fold(p->all, p->mend->layer);
+}
+
 /* The layers that make the new tree, over the leaf with the highest (seq, tag). */
 static int stack(struct publishing *p, const struct nf_head *const *leaves, size_t nr)
 {
@@ -623,6 +652,8 @@ static int stack(struct publishing *p, const struct nf_head *const *leaves, size
 	int r = nf_layer_new(&p->all);
 	if (r == 0 && p->merged.layer)
 		r = nf_layer_fold(p->all, p->merged.layer);
+	if (r == 0 && p->e)
+		r = add_mend(p);
 	if (r == 0 && p->e) {
 		r = nf_layer_fold(p->all, p->e->layer);
 		inodes = nf_counter_sum(inodes, p->e->inodes);

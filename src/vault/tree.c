@@ -5,6 +5,13 @@
 #include "base/assert.h"
 #include "base/error.h"
 
+bool nf_is_damage(int r)
+{
+	return r == -NF_E_PACK_MISSING || r == -NF_E_XFORM_BAD_TAG || r == -NF_E_TREE_BAD || r == -NF_E_XFORM_TRUNCATED ||
+	       r == -NF_E_FORMAT_BAD || r == -NF_E_XFORM_DECOMPRESS || r == -NF_E_STORE_SHORT ||
+	       r == -NF_E_KEY_EPOCH_UNKNOWN;
+}
+
 int nf_source_load(struct nf_node_source *src, struct nf_want *w)
 {
 	return w->nr ? src->load(src->ctx, w) : 0;

@@ -78,6 +78,9 @@ struct nf_node_source {
 	void *ctx;
 };
 
+/* Says that what was read cannot be had, now or ever, rather than that the way to it is blocked. */
+bool nf_is_damage(int error);
+
 /* --- batch update ------------------------------------------------------------ */
 
 /* One change; a batch is sorted by key, without duplicates. */
@@ -121,6 +124,11 @@ typedef int nf_diff_fn(void *ctx, const struct nf_key *key, const struct nf_val 
  * and never read. */
 int nf_tree_diff(struct nf_node_source *src, const struct nf_ref *old, const struct nf_ref *now,
 		 nf_diff_fn *fn, void *ctx);
+
+/* The same, where parts of OLD can be read no more: they count as empty, so FN is called for whatever NOW has there, and for
+ * nothing that only OLD had. */
+int nf_tree_diff_lossy(struct nf_node_source *src, const struct nf_ref *old, const struct nf_ref *now, nf_diff_fn *fn,
+		       void *ctx);
 
 /* The same, telling of each node that was opened, on which side: a node that both trees have may be opened, then on both
  * sides.  So what one tree has more of than the other is the difference of the two sides. */

@@ -214,13 +214,12 @@ static int close_level(struct nf_builder *b, unsigned level, bool last)
 
 /* --- old subtrees ------------------------------------------------------------------ */
 
-static int open_subtree(struct nf_builder *b, const uint8_t *key, const struct nf_ref *ref)
+static int join_subtree(struct nf_builder *b, struct nf_node *node)
 {
-	nf_auto(nf_node_put_p) struct nf_node *node = NULL;
-	int r = nf_source_get(b->src, ref, key, NULL, &node);
+	int r = 0;
 
 	for (unsigned i = 0; r == 0 && i < node->body.nr; i++) {
-		if (ref->level) {
+		if (node->ref.level) {
 			struct nf_ref child;
 			nf_node_child(node, i, &child);
 			r = nf_builder_link(b, nf_node_key(node, i), &child);
@@ -233,12 +232,23 @@ static int open_subtree(struct nf_builder *b, const uint8_t *key, const struct n
 
 int nf_builder_link(struct nf_builder *b, const uint8_t key[NF_KEY_ENCODED], const struct nf_ref *ref)
 {
+	bool lost = false;
+
 	for (unsigned i = 0; i <= ref->level; i++) {
+		nf_auto(nf_node_put_p) struct nf_node *node = NULL;
+		int r = 0;
 		if (b->levels[i].nr == 0)
 			continue;
-		if (b->levels[i].bytes.len < SMALL_BYTES)
-			return open_subtree(b, key, ref);
-		int r = close_level(b, i, false);
+		if (b->levels[i].bytes.len < SMALL_BYTES && !lost) {
+			r = nf_source_get(b->src, ref, key, NULL, &node);
+			if (r == 0)
+				return join_subtree(b, node);
+			/* A neighbour that cannot be read is no reason not to write: a node is small then. */
+			lost = nf_is_damage(r);
+			if (!lost)
+				return r;
+		}
+		r = close_level(b, i, false);
 		if (r < 0)
 			return r;
 	}
@@ -330,6 +340,8 @@ static int spread(struct nf_builder *b, uint8_t *plain, const struct nf_start *s
 	if (b->spread_left == 0 || !is_scattered(plain, nr, b->w->spread_max))
 		return 0;
 	int r = spread_ahead(b, plain, starts, nr, &ahead);
+	/* What cannot be read stays where it is. */
+	r = nf_is_damage(r) ? 0 : r;
 	for (unsigned i = 0; r == 0 && i < nr && b->spread_left; i++) {
 		nf_auto(nf_buf_deinit) struct nf_buf enc = NF_BUF_INIT;
 		struct nf_ref child, now;
@@ -338,6 +350,10 @@ static int spread(struct nf_builder *b, uint8_t *plain, const struct nf_start *s
 		entry_child(plain, i, &child);
 		b->spread_left--;
 		r = rewrite(b, &child, &now);
+		if (nf_is_damage(r)) {
+			r = 0;
+			continue;
+		}
 		if (r < 0)
 			return r;
 		nf_ref_encode(&enc, &now);

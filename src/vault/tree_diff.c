@@ -31,6 +31,7 @@ struct cursor {
 	void *ctx;
 	bool is_old;
 	bool at_root; /* on the root itself, not opened */
+	bool lossy;   /* a subtree that cannot be read counts as empty */
 };
 
 static const uint8_t first_key[NF_KEY_ENCODED];
@@ -152,8 +153,13 @@ static int open_subtree(struct cursor *c, const struct cursor *other)
 		hi = l->at + 1U < l->node->body.nr ? nf_node_key(l->node, l->at + 1) : l->hi;
 		r = load_ahead(c, other);
 	}
-	if (r == 0)
+	/* What could not be loaded may be one of those behind it. */
+	if (r == 0 || (c->lossy && nf_is_damage(r)))
 		r = nf_source_get(c->src, &ref, lo, hi, &node);
+	if (c->lossy && nf_is_damage(r)) {
+		step(c);
+		return 0;
+	}
 	if (r < 0)
 		return r;
 	if (c->opened && (r = c->opened(c->ctx, &ref, c->is_old)) < 0) {
@@ -249,8 +255,8 @@ static int advance(struct cursor *a, struct cursor *b, nf_diff_fn *fn, void *ctx
 	return r;
 }
 
-int nf_tree_diff_nodes(struct nf_node_source *src, const struct nf_ref *old, const struct nf_ref *now, nf_diff_fn *fn,
-		       int (*opened)(void *ctx, const struct nf_ref *ref, bool is_old), void *ctx)
+static int diff(struct nf_node_source *src, const struct nf_ref *old, const struct nf_ref *now, bool lossy, nf_diff_fn *fn,
+		int (*opened)(void *ctx, const struct nf_ref *ref, bool is_old), void *ctx)
 {
 	nf_auto(cursor_deinit) struct cursor a = { .depth = 0 };
 	nf_auto(cursor_deinit) struct cursor b = { .depth = 0 };
@@ -261,9 +267,22 @@ int nf_tree_diff_nodes(struct nf_node_source *src, const struct nf_ref *old, con
 	a.opened = b.opened = opened;
 	a.ctx = b.ctx = ctx;
 	a.is_old = true;
+	a.lossy = lossy;
 	while (r == 0 && !(at_end(&a) && at_end(&b)))
 		r = advance(&a, &b, fn, ctx);
 	return r;
+}
+
+int nf_tree_diff_nodes(struct nf_node_source *src, const struct nf_ref *old, const struct nf_ref *now, nf_diff_fn *fn,
+		       int (*opened)(void *ctx, const struct nf_ref *ref, bool is_old), void *ctx)
+{
+	return diff(src, old, now, false, fn, opened, ctx);
+}
+
+int nf_tree_diff_lossy(struct nf_node_source *src, const struct nf_ref *old, const struct nf_ref *now, nf_diff_fn *fn,
+		       void *ctx)
+{
+	return diff(src, old, now, true, fn, NULL, ctx);
 }
 
 int nf_tree_diff(struct nf_node_source *src, const struct nf_ref *old, const struct nf_ref *now, nf_diff_fn *fn,

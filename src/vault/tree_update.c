@@ -93,8 +93,9 @@ static enum cover cover_of(const struct update *u, const uint8_t *lo, const uint
 	if (i == u->nr_cuts)
 		return COVER_NONE;
 	const struct nf_cutout *c = &u->cuts[i];
+	/* No key is of the last inode number: a cut that ends there takes all that is left. */
 	if (!hi)
-		return COVER_PART;
+		return nf_key_cmp(&c->from, &l) <= 0 && c->to.ino == UINT64_MAX ? COVER_WHOLE : COVER_PART;
 	nf_key_decode(hi, &h);
 	if (nf_key_cmp(&c->from, &h) >= 0)
 		return COVER_NONE;

@@ -8,6 +8,7 @@
 #include "base/trace.h"
 #include "vault/header.h"
 #include "vault/recover.h"
+#include "vault/mend.h"
 #include "vault/shelf.h"
 #include "vault/space.h"
 #include "vault/upload.h"
@@ -115,8 +116,13 @@ static int first_base(struct nf_vault *v, const struct nf_state *s, const char *
 			return nf_fail(-NF_E_HEAD_ROLLBACK);
 	}
 	v->connected = r == 0;
-	if (r == 0 && look.nr_leaves == 1)
+	/* The first commit may go on this look: what it names was there by then (G4). */
+	if (r == 0 && look.nr_leaves == 1) {
 		v->base_seen_ns = nf_clock_ns();
+		nf_lock_take(&v->ns);
+		v->look_date_s = look.server_date_s;
+		nf_lock_drop(&v->ns);
+	}
 	return r;
 }
 
@@ -541,6 +547,7 @@ void nf_vault_close(struct nf_vault *v)
 	nf_lock_drop(&v->ns);
 	nf_named_reported(v);
 	free(v->touched);
+	nf_mend_free(v->mend);
 	nf_nodes_free(v->nodes);
 	nf_cache_close(v->cache);
 	nf_space_deinit(v);

@@ -73,6 +73,8 @@ struct nf_epoch {
 	struct nf_epoch *next;    /* in v->unreported */
 	bool unread;              /* there, made before this mount: `ops` are in the journal only */
 	size_t nr_touched;        /* n  of v->touched, written by its commit */
+	struct nf_mend *mend;     /* the committer's: goes with its commit (mend.h) */
+	bool mended;              /* the committer's: a tree with it may have been sent */
 };
 
 /* A dot that lies in the journal (shelf.h). */
@@ -252,6 +254,7 @@ struct nf_vault {
 	struct nf_epoch *unreported; /* the committer's: dots contained in the base, newest first */
 	struct nf_key *touched;     /* n  keys whose leaves the next commit writes anew */
 	size_t nr_touched;          /* n */
+	struct nf_mend *mend;       /* n  the next commit takes it (mend.h) */
 	int64_t look_date_s;        /* n  the server's, at the last look */
 	uint32_t writer;            /* n  prefix; 0: none yet */
 	bool claiming;              /* the prefix is not known to be ours yet */
