@@ -36,6 +36,8 @@ enum {
 	/* More dirty files than this are not kept in memory for long: each costs several KiB there. */
 	DIRTY_FILES = 2048,
 	SETTLE_MANY_MS = 200,
+	/* Between tries to remove segments that could not be. */
+	LET_GO_MS = 500,
 };
 
 /* --- waiting ------------------------------------------------------------------------------------ */
@@ -422,14 +424,11 @@ static int confirm(struct nf_vault *v, const struct nf_head *leaf, uint64_t know
 		return NF_MIN(r, 0);
 	nf_lock_take(&v->ns);
 	v->confirmed_seq = seq;
-	v->letting_go = true;
+	v->letting_go = true; /* a sync may be answered from now on */
 	nf_lock_drop(&v->ns);
 	nf_named_reported(v);
 	mark_reported(v, seq);
 	nf_journal_let_go(v);
-	nf_lock_take(&v->ns);
-	v->letting_go = false;
-	nf_lock_drop(&v->ns);
 	return 0;
 }
 
@@ -597,7 +596,7 @@ static bool to_settle(struct nf_vault *v, uint64_t now, bool due, uint64_t *at)
 static void *committer(void *arg)
 {
 	struct nf_vault *v = arg;
-	uint64_t next_poll = nf_clock_ns() + v->poll_ms * NF_NS_PER_MS, retry_at = 0;
+	uint64_t next_poll = nf_clock_ns() + v->poll_ms * NF_NS_PER_MS, retry_at = 0, let_go_at = 0;
 	uint64_t back_off_ms = 200;
 
 	nf_lock_take(&v->ns);
@@ -626,6 +625,16 @@ static void *committer(void *arg)
 				continue;
 			}
 		}
+		/* Seen here it is what failed: this thread is who does it. */
+		if (v->letting_go && now >= let_go_at) {
+			let_go_at = now + LET_GO_MS * NF_NS_PER_MS;
+			nf_lock_drop(&v->ns);
+			nf_journal_let_go(v);
+			nf_lock_take(&v->ns);
+			continue;
+		}
+		if (v->letting_go)
+			at = NF_MIN(at, let_go_at);
 		if (to_settle(v, now, due, &at)) {
 			nf_lock_drop(&v->ns);
 			(void)nf_settle(v); /* who wrote it hears of an error when he asks; the next time is near */

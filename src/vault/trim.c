@@ -83,17 +83,29 @@ uint64_t nf_journal_bound(struct nf_vault *v)
 	return bound;
 }
 
-void nf_journal_let_go(struct nf_vault *v)
+static int let_go(struct nf_vault *v)
 {
 	if (!v->journal || !v->current)
-		return;
+		return 0;
 	/* What is left must not need what goes. */
-	if (nf_vault_journal(v, true) < 0)
-		return;
+	int r = nf_vault_journal(v, true);
+	if (r < 0)
+		return r;
 	nf_lock_take(&v->ns);
 	uint64_t bound = nf_journal_bound(v);
 	nf_moved_trim(v, bound);
 	nf_lock_drop(&v->ns);
-	if (bound)
-		(void)nf_journal_trim(v->journal, bound); /* what stays is trimmed by the next commit */
+	return bound ? nf_journal_trim(v->journal, bound) : 0;
+}
+
+void nf_journal_let_go(struct nf_vault *v)
+{
+	nf_lock_take(&v->ns);
+	v->letting_go = true;
+	nf_lock_drop(&v->ns);
+	int r = let_go(v);
+	/* On a full disk nothing may come that makes another commit: the committer tries again what stays now. */
+	nf_lock_take(&v->ns);
+	v->letting_go = r < 0;
+	nf_lock_drop(&v->ns);
 }

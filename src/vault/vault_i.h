@@ -288,7 +288,7 @@ struct nf_vault {
 	uint64_t have_news;         /* n  take-overs so far */
 	unsigned flushing;          /* n  flushes of the cut under way */
 	bool committing;            /* n */
-	bool letting_go;            /* n  the journal of what was confirmed is being removed */
+	bool letting_go;            /* n  the journal of what was confirmed is being removed, or could not be yet */
 	bool connected;             /* n  without a link */
 	bool away;                  /* n  the link is disconnected or held: nothing is tried */
 	uint64_t patient_until_ns;  /* n  when `away`: who waits for the server is told then */

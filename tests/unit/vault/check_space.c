@@ -2,12 +2,16 @@
 #include "aio/file.h"
 #include "store/fault.h"
 #include "vfs.h"
+#include "vault/commit.h"
 #include "vault/space.h"
 
 #include <stdatomic.h>
 #include <time.h>
 
 static atomic_bool full;
+/* The journal's segments: whoever removes one waits while it is held; what is full is not any more when one has gone. */
+static atomic_bool held;
+static atomic_uint at_gate, to_fail;
 
 static int room(const struct nf_file_ops *o, const char *path, struct nf_file_room *out)
 {
@@ -15,6 +19,27 @@ static int room(const struct nf_file_ops *o, const char *path, struct nf_file_ro
 
 	if (full)
 		out->free_bytes = 0;
+	return r;
+}
+
+static void take_a_nap(void)
+{
+	struct timespec t = { .tv_nsec = 5000000 };
+
+	(void)nanosleep(&t, NULL);
+}
+
+static int unlink_held(const struct nf_file_ops *o, const char *path)
+{
+	if (!strstr(path, "/journal/"))
+		return nf_file_real.unlink(o, path);
+	at_gate++;
+	while (held)
+		take_a_nap();
+	if (to_fail && to_fail--)
+		return -EIO;
+	int r = nf_file_real.unlink(o, path);
+	full = false;
 	return r;
 }
 
@@ -27,7 +52,9 @@ static struct vfs mount_it(const struct vfs_site *s, struct nf_file_ops *files, 
 
 	*files = nf_file_real;
 	files->room = room;
-	full = false;
+	files->unlink = unlink_held;
+	full = held = false;
+	at_gate = to_fail = 0;
 	*fault = o.store;
 	o.files = files;
 	o.no_threads = false;
@@ -38,13 +65,6 @@ static struct vfs mount_it(const struct vfs_site *s, struct nf_file_ops *files, 
 	ck_assert_int_eq(nf_vault_open(&o, &m.v), 0);
 	m.fs = nf_vault_fs(m.v);
 	return m;
-}
-
-static void take_a_nap(void)
-{
-	struct timespec t = { .tv_nsec = 5000000 };
-
-	(void)nanosleep(&t, NULL);
 }
 
 static void disk_is_full(struct vfs *m, bool is)
@@ -179,6 +199,42 @@ START_TEST(where_nothing_is_sent_nobody_waits)
 }
 END_TEST
 
+static bool all_is_confirmed(struct vfs *m)
+{
+	nf_lock_take(&m->v->ns);
+	bool is = nf_commit_target(m->v) == 0;
+	nf_lock_drop(&m->v->ns);
+	return is;
+}
+
+/* Everything is on the server, and the journal still has it.  _i: 0 it is about to be given back; 1 the first try fails. */
+START_TEST(who_comes_between_a_confirmation_and_the_room_it_gives_back_waits_for_that)
+{
+	struct nf_file_ops files;
+	struct vfs_site s;
+	struct nf_store *fault;
+	vfs_site_init(&s, "fault+", "");
+	struct vfs m = mount_it(&s, &files, 600000, false, &fault);
+
+	ck_assert_int_eq(vfs_sync(&m), 0);
+	held = true;
+	to_fail = (unsigned)_i;
+	ck_assert_int_eq(vfs_puts(&m, "/sent", "on the server soon"), 0);
+	while (at_gate == 0 || !all_is_confirmed(&m))
+		take_a_nap();
+	disk_is_full(&m, true);
+	struct later w = { .c = { .op = NF_CALL_MKDIR, .ino = 1, .mode = 0755, .name = "d" } };
+	begin(&m, &w);
+	for (int i = 0; i < 40 && !w.done; i++)
+		take_a_nap();
+	ck_assert(!w.done);
+	held = false;
+	ck_assert_int_eq(end(&w), 0);
+	vfs_unmount(&m);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "space", 60);
@@ -186,6 +242,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_writer_waits_while_the_store_may_take_something_and_goes_on_when_there_is_room);
 	tcase_add_test(tc, who_waited_in_vain_is_told_and_then_everybody_at_once_until_something_was_sent);
 	tcase_add_test(tc, where_nothing_is_sent_nobody_waits);
+	tcase_add_loop_test(tc, who_comes_between_a_confirmation_and_the_room_it_gives_back_waits_for_that, 0, 2);
 }
 
 NF_SUITE("vault/space")
