@@ -248,6 +248,7 @@ static void notify(struct nf_work *w)
 	void (*tell)(void *ctx, enum nf_link_state now) = k->tell;
 	void *ctx = k->tell_ctx;
 	k->telling = tell != NULL;
+	nf_cond_broadcast(&k->changed);
 	nf_lock_drop(&k->lock);
 	if (!tell)
 		return;
@@ -707,6 +708,13 @@ void nf_link_status(struct nf_store *s, struct nf_link_status *out)
 	nf_lock_drop(&k->lock);
 }
 
+/* No message is on its way to the listener any more; on the thread that brings it there is nothing to wait for. */
+static void wait_told_locked(struct link *k) NF_REQUIRES(k->lock)
+{
+	while (k->telling && !nf_pool_is_mine(k->pool))
+		nf_cond_wait(&k->changed, &k->lock);
+}
+
 void nf_link_listen(struct nf_store *s, void (*changed)(void *ctx, enum nf_link_state s), void *ctx)
 {
 	struct link *k = link_of(s);
@@ -714,8 +722,7 @@ void nf_link_listen(struct nf_store *s, void (*changed)(void *ctx, enum nf_link_
 	nf_lock_take(&k->lock);
 	k->tell = changed;
 	k->tell_ctx = ctx;
-	while (k->telling && !nf_pool_is_mine(k->pool))
-		nf_cond_wait(&k->changed, &k->lock);
+	wait_told_locked(k);
 	nf_lock_drop(&k->lock);
 }
 
@@ -731,6 +738,10 @@ void nf_link_hold(struct nf_store *s, bool held)
 		enter_locked(k, NF_LINK_PROBING, 0);
 		send = probe_wanted_locked(k);
 	}
+	while (held && k->notifying && !nf_pool_is_mine(k->pool))
+		nf_cond_wait(&k->changed, &k->lock);
+	if (held)
+		wait_told_locked(k);
 	nf_lock_drop(&k->lock);
 	if (send)
 		probe_send(k);

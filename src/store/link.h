@@ -54,7 +54,7 @@ struct nf_link_status {
 void nf_link_status(struct nf_store *link, struct nf_link_status *out);
 const char *nf_link_state_name(enum nf_link_state s);
 
-/* `foliofs offline|online`. */
+/* `foliofs offline|online`.  When it returns from holding, the listener has been told: no lock that he takes may be held. */
 void nf_link_hold(struct nf_store *link, bool held);
 /* Something suggests that the path is different now: probe (unless HELD). */
 void nf_link_wake(struct nf_store *link);

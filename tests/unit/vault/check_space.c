@@ -1,6 +1,7 @@
 /* Who waits for room on the disk, who does not, and how it ends.  A vault with its threads; the disk says what the test wants. */
 #include "aio/file.h"
 #include "store/fault.h"
+#include "store/link.h"
 #include "vfs.h"
 #include "vault/commit.h"
 #include "vault/space.h"
@@ -235,6 +236,34 @@ START_TEST(who_comes_between_a_confirmation_and_the_room_it_gives_back_waits_for
 }
 END_TEST
 
+START_TEST(who_was_told_to_be_offline_is_so_when_the_answer_comes)
+{
+	struct nf_link_options lo = { .probe_min_ms = 50, .probe_max_ms = 200, .probe_timeout_ms = 2000,
+				      .any = true };
+	char cache[200], state[200];
+	struct vfs_site s;
+	struct vfs m;
+	vfs_site_init(&s, "", "");
+	struct nf_vault_options o = vfs_options(&s, "a", cache, state);
+
+	o.no_threads = false;
+	ck_assert_int_eq(nf_link_new(o.store, &lo, &o.store), 0);
+	ck_assert_int_eq(nf_vault_open(&o, &m.v), 0);
+	m.fs = nf_vault_fs(m.v);
+	for (int i = 0; i < 50; i++) {
+		ck_assert_int_eq(nf_vault_hold(m.v, true), 0);
+		nf_lock_take(&m.v->ns);
+		bool away = m.v->away && nf_space_left(m.v) != UINT64_MAX;
+		nf_lock_drop(&m.v->ns);
+		ck_assert_msg(away, "turn %d", i);
+		ck_assert_int_eq(nf_vault_hold(m.v, false), 0);
+		ck_assert_int_eq(nf_link_settle(m.v->link, nf_clock_ns() + 30 * NF_NS_PER_S), NF_LINK_CONNECTED);
+	}
+	vfs_unmount(&m);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "space", 60);
@@ -242,6 +271,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, a_writer_waits_while_the_store_may_take_something_and_goes_on_when_there_is_room);
 	tcase_add_test(tc, who_waited_in_vain_is_told_and_then_everybody_at_once_until_something_was_sent);
 	tcase_add_test(tc, where_nothing_is_sent_nobody_waits);
+	tcase_add_test(tc, who_was_told_to_be_offline_is_so_when_the_answer_comes);
 	tcase_add_loop_test(tc, who_comes_between_a_confirmation_and_the_room_it_gives_back_waits_for_that, 0, 2);
 }
 
