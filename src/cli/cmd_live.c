@@ -194,7 +194,7 @@ enum nf_exit nf_cmd_umount(struct nf_args *a)
 	if (e)
 		return e;
 	l.deadline_ns = a->opt.wait_ms ? nf_clock_ns() + a->opt.wait_ms * NF_NS_PER_MS : 0;
-	int r = nf_control_connect(&l.m, &l.fd, &l.pid);
+	int r = nf_live_connect(&l);
 	if (r == 0)
 		pidfd = (int)syscall(SYS_pidfd_open, l.pid, 0);
 	else if (r == -EPERM || r == -EACCES || a->opt.wait)

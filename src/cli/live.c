@@ -10,9 +10,11 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <sys/socket.h>
+#include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { BAR_CELLS = 30 };
+enum { BAR_CELLS = 30, LISTENS_MS = 5000 };
 
 /* --- finding the daemon ------------------------------------------------------------------ */
 
@@ -41,10 +43,32 @@ enum nf_exit nf_live_find(const char *path, bool exact, struct nf_live *l)
 	return NF_EXIT_NOT_MOUNTED;
 }
 
+/* Of a mount without a daemon the kernel answers by itself. */
+static bool is_served(const char *at)
+{
+	struct statvfs st;
+
+	return statvfs(at, &st) == 0 || (errno != ENOTCONN && errno != ECONNABORTED);
+}
+
+int nf_live_connect(struct nf_live *l)
+{
+	struct timespec nap = { .tv_nsec = 20 * NF_NS_PER_MS };
+	uint64_t until = nf_clock_ns() + LISTENS_MS * NF_NS_PER_MS;
+	int r;
+
+	/* A daemon listens a moment after the mount is there. */
+	while ((r = nf_control_connect(&l->m, &l->fd, &l->pid)) == -ENOENT && nf_clock_ns() < until && is_served(l->m.at))
+		(void)nanosleep(&nap, NULL);
+	return r;
+}
+
 enum nf_exit nf_live_no_daemon(const struct nf_live *l, int r)
 {
 	if (r == -EACCES || r == -EPERM)
 		nf_complain("the mount at %s belongs to another user", l->m.at);
+	else if (is_served(l->m.at))
+		nf_complain("the daemon of %s runs, and listens to no command here: is its runtime directory another one?", l->m.at);
 	else
 		nf_complain("the daemon of %s has died; remove the mount with: foliofs umount %s", l->m.at, l->m.at);
 	return NF_EXIT_NOT_MOUNTED;
@@ -56,7 +80,7 @@ enum nf_exit nf_live_reach(const char *path, struct nf_live *l)
 
 	if (e)
 		return e;
-	int r = nf_control_connect(&l->m, &l->fd, &l->pid);
+	int r = nf_live_connect(l);
 	return r < 0 ? nf_live_no_daemon(l, r) : NF_EXIT_OK;
 }
 

@@ -18,6 +18,8 @@ bool nf_live_is_mount(const char *path);
 enum nf_exit nf_live_find(const char *path, bool exact, struct nf_live *l);
 /* The same, and connects. */
 enum nf_exit nf_live_reach(const char *path, struct nf_live *l);
+/* Connects to what was found; a daemon that does not listen yet is waited for, a little.  0 or negative. */
+int nf_live_connect(struct nf_live *l);
 void nf_live_leave(struct nf_live *l);
 /* Complains that nobody answers at L, for reason R. */
 enum nf_exit nf_live_no_daemon(const struct nf_live *l, int r);

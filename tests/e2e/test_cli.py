@@ -627,3 +627,20 @@ def test_a_daemon_that_ends_leaves_the_control_socket_of_the_next_mount(vault):
         wait_for(lambda: not pathlib.Path(f"/proc/{pid}").exists(), what="the daemon's end")
         assert name.is_socket()
     name.unlink()
+
+
+def test_a_command_waits_for_a_mount_that_does_not_listen_yet_and_says_at_once_that_one_has_died(vault):
+    """A daemon mounts first and listens then.  As between the two: its socket has another name for a while."""
+    vault.mount()
+    name, = pathlib.Path(vault.env["XDG_RUNTIME_DIR"]).rglob("*.sock")
+    name.rename(name.with_suffix(".later"))
+    asked = subprocess.Popen([vault.exe, "status", vault.mnt], env=vault.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             text=True)
+    time.sleep(0.5)
+    name.with_suffix(".later").rename(name)
+    out, err = asked.communicate(timeout=30)
+    assert (asked.returncode, err) == (OK, "") and out.strip()
+    os.kill(vault.daemon(), signal.SIGKILL)
+    wait_for(lambda: vault.daemon() is None, what="the daemon's end")
+    assert "has died" in vault.run("status", vault.mnt, code=NOT_MOUNTED).stderr
+    vault.umount()
