@@ -22,6 +22,7 @@ import time
 import pytest
 
 LIMIT_S = 60
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGSYS, signal.SIGTRAP)
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/lib"))  # servers, stubserver, proxy, figures
 libc = ctypes.CDLL(None, use_errno=True)
@@ -68,8 +69,11 @@ class Daemon:
 
     def __init__(self, argv, mount=None, ready=None, env=None, timeout_s=20, cwd=None):
         self.mount = mount
+        self.argv = [os.fspath(a) for a in argv]
+        self.last_words = ""
+        self.asked_to_end = False  # by a signal or an unmount of ours
         self.err = tempfile.TemporaryFile()
-        self.proc = subprocess.Popen([os.fspath(a) for a in argv], stdin=subprocess.PIPE,
+        self.proc = subprocess.Popen(self.argv, stdin=subprocess.PIPE,
                                      stdout=subprocess.PIPE, stderr=self.err, text=True,
                                      start_new_session=True, env=env, cwd=cwd)
         self.group = self.proc.pid
@@ -124,21 +128,41 @@ class Daemon:
     def wait(self, timeout_s=20):
         return self.proc.wait(timeout_s)
 
+    def how_it_ended(self):
+        """"" while it runs."""
+        code = self.proc.poll()
+        if code is None:
+            return ""
+        how = f"exit status {code}" if code >= 0 else f"signal {-code} ({signal.Signals(-code).name})"
+        return f"daemon {self.proc.pid} ended with {how}: {' '.join(self.argv)}\nits stderr: {self.stderr()!r}"
+
+    def ended_by_itself(self):
+        """What to say of a daemon that nobody asked to end, or that crashed; ""."""
+        code = self.proc.poll()
+        if code is None or (self.asked_to_end and -code not in CRASHES):
+            return ""
+        return "" if code == 0 else self.how_it_ended()
+
     def signal(self, sig):
+        self.asked_to_end = self.asked_to_end or sig in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         os.kill(self.proc.pid, sig)
 
     def kill(self):
+        self.asked_to_end = self.asked_to_end or self.proc.poll() is None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.group, signal.SIGKILL)
         self.proc.wait(10)
 
     def unmount(self, timeout_s=20):
         """As a user does it; waits until the daemon has ended and gives its status."""
+        self.asked_to_end = self.asked_to_end or self.proc.poll() is None
         subprocess.run(["umount", os.fspath(self.mount)], check=True, timeout=timeout_s)
         return self.wait(timeout_s)
 
     def end(self):
         """Always works.  The kernel lets go of everyone when the daemon is dead."""
+        with contextlib.suppress(ValueError):  # ended before: its files are closed
+            self.last_words = self.last_words or self.ended_by_itself()
         if self.proc.poll() is None:
             self.kill()
         with contextlib.suppress(ProcessLookupError):
@@ -178,6 +202,10 @@ class Stage:
     def end(self):
         for d in reversed(self.daemons):
             d.end()
+        # Said with the failure of the test, and a failure by itself where it crashed.
+        said = [d.last_words for d in self.daemons if d.last_words]
+        for words in said:
+            print(words)
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
             left = [line.split(" ")[4] for line in f if str(self.dir) in line]
         for path in reversed(left):
