@@ -5,6 +5,7 @@ import os
 import pathlib
 import pty
 import re
+import select
 import shutil
 import signal
 import socket
@@ -296,12 +297,14 @@ def test_trace_shows_events_until_it_is_interrupted(vault):
     vault.mount()
     p = subprocess.Popen([vault.exe, "trace", vault.mnt], env=vault.env, stdout=subprocess.PIPE, text=True)
     try:
-        time.sleep(0.5)
-        (vault.mnt / "f").write_text("x")
-        vault.run("sync", vault.mnt)
-        time.sleep(0.5)
+        # What comes before it listens is not seen.
+        for n in range(60):
+            (vault.mnt / "f").write_text(f"{n}")
+            vault.run("sync", vault.mnt)
+            if select.select([p.stdout], [], [], 0.5)[0]:
+                break
         p.send_signal(signal.SIGINT)
-        out, _ = p.communicate(timeout=10)
+        out, _ = p.communicate(timeout=30)
     finally:
         p.kill()
         p.wait()
@@ -555,7 +558,7 @@ def test_the_link_follows_a_server_that_goes_and_comes_back(site):
             os.fsync(f.fileno())
         assert (site.mnt / "f").read_text() == "one"
         site.run("sync", site.mnt, code=OFFLINE)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20
         site.umount()
         begun = time.monotonic()
         site.run("mount", url, site.mnt, *fast)

@@ -5,6 +5,7 @@ import time
 
 import pytest
 from conftest import wait_for
+from folder import size_bytes
 from vault_lib import Vault, store
 
 MIB = 1 << 20
@@ -12,7 +13,7 @@ KEEP = ("grace=0", "keep_heads=1", "keep_days=0", "lease_days=0")
 
 
 def held(where):
-    return sum(p.stat().st_size for p in (where.root / "packs").rglob("*") if p.is_file())
+    return size_bytes(where.root / "packs")
 
 
 def rewrite(m, seed, times=4):

@@ -5,6 +5,7 @@ import os
 import pty
 import struct
 import subprocess
+import threading
 import time
 import xml.etree.ElementTree as xml
 
@@ -161,20 +162,29 @@ def test_trace_has_the_events_of_a_region_and_its_request(site):
             "drained", "new write", "terminated err=0", "folio new"}
     p = subprocess.Popen([site.exe, "trace", site.mnt, "--set", "region,req,folio"], env=site.env, stdout=subprocess.PIPE,
                          text=True)
+    lines = []
+    reader = threading.Thread(target=lambda: lines.extend(p.stdout), daemon=True)
+    reader.start()
+
+    def missing():
+        said = "".join(list(lines))
+        return {w for w in want if w not in said}
     try:
-        for n in range(4):  # the first may come before the daemon listens
-            time.sleep(0.5)
+        for n in range(60):  # the first may come before the daemon listens
             with open(site.mnt / f"traced{n}", "w+b", buffering=0) as f:
                 os.pwrite(f.fileno(), b"x" * 5000, 0)
                 os.pwrite(f.fileno(), b"x" * 5000, 5000)    # merged
                 os.pwrite(f.fileno(), b"y" * 100, 3000)     # superseded in part
                 os.pwrite(f.fileno(), b"x" * 60000, 30000)  # cut at blocks when it is stored
                 os.fsync(f.fileno())
-        time.sleep(0.5)
+            time.sleep(0.5)
+            if n >= 2 and not missing():
+                break
     finally:
         p.terminate()
-        out = p.communicate(timeout=20)[0]
-    assert {w for w in want if w not in out} == set()
+        p.wait(30)
+        reader.join(30)
+    assert missing() == set()
 
 
 def test_files_may_be_mapped_while_they_are_written(site):

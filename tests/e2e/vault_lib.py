@@ -15,6 +15,7 @@ import shutil
 import subprocess
 
 import cuts_lib
+import folder
 import servers
 from conftest import ROOT, detach
 
@@ -29,15 +30,6 @@ EXITS = range(14)
 def size(name, default, full):
     """A count of a test: NF_E2E_<name>, or by FOLIOFS_LONG."""
     return int(os.environ.get("NF_E2E_" + name, full if LONG else default))
-
-
-def allocated(folder):
-    """Bytes that the files below FOLDER take, while others may remove some."""
-    total = 0
-    for p in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            total += p.lstat().st_blocks * 512 if not p.is_dir() else 0
-    return total
 
 
 def program():
@@ -81,7 +73,7 @@ class Store:
             self.root.with_name("away").rename(self.root)
 
     def objects(self):
-        return sorted(p for p in self.root.rglob("*") if p.is_file())
+        return sorted(p for p, _ in folder.files(self.root))
 
     def end(self):
         if self.server:

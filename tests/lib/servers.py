@@ -106,7 +106,7 @@ class Server:
         d = "/usr/lib/apache2/modules", "/usr/lib64/httpd/modules"
         names = {"mpm_event": "mpm_event", "authn_core": "authn_core", "authz_core": "authz_core",
                  "dav": "dav", "dav_fs": "dav_fs", "auth_basic": "auth_basic",
-                 "authn_file": "authn_file", "authz_user": "authz_user"}
+                 "authn_file": "authn_file", "authz_user": "authz_user", "status": "status"}
         if "mod_logio.c" not in self.built_in():
             names["logio"] = "logio"
         load = "\n".join(f"LoadModule {n}_module {module(f'mod_{f}.so', *d)}" for n, f in names.items())
@@ -135,7 +135,7 @@ LogFormat "%m %U %>s %B" short
 {'' if "mod_log_config.c" in self.built_in() else f'LoadModule log_config_module {module("mod_log_config.so", *d)}'}
 CustomLog "{self.log_path}" short
 LogFormat "%I %O" traffic
-CustomLog "{self.traffic_path}" traffic
+CustomLog "{self.traffic_path}" traffic "expr=! %{{REQUEST_URI}} =~ m#^{LOG_MARK}#"
 StartServers 1
 ServerLimit 2
 ThreadsPerChild 16
@@ -146,6 +146,10 @@ DocumentRoot "{self.root}"
   Dav On
   {auth}
 </Directory>
+<Location "{LOG_MARK}status">
+  SetHandler server-status
+  Require all granted
+</Location>
 """)
         return [binary("apache"), "-DFOREGROUND", "-f", str(self.base / "conf")]
 
@@ -208,6 +212,9 @@ http {{
   server {{
     listen 127.0.0.1:{self.port};
     root "{self.root}";
+    location {LOG_MARK} {{
+      access_log "{self.log_path}" short;
+    }}
     location / {{
       dav_methods PUT DELETE MKCOL COPY MOVE;
       dav_ext_methods PROPFIND OPTIONS;
@@ -264,30 +271,51 @@ http {{
         return text
 
     def requests(self):
-        """[(method, path, status, bytes)] so far; rclone's log has only the first two."""
+        """[(method, path, status, bytes)] of all that were answered before; rclone's log has only the first two."""
+        self.write_log_out()
         if self.kind == "rclone":
             # "INFO : /path: METHOD from 127.0.0.1:port"
             found = re.findall(r": (/.*?): ([A-Z]+) from ", self.error_path.read_text())
-            return [(m, p, 0, 0) for p, m in found]
-        if self.kind == "lighttpd":
-            self.write_log_out()
-        rows = re.findall(r"^(\S+) (.*) (\d+) (\d+|-)$", self.log_path.read_text(), re.M)
-        return [(m, p, int(status), int(n) if n != "-" else 0) for m, p, status, n in rows if not p.startswith(LOG_MARK)]
+            rows = [(m, p, 0, 0) for p, m in found]
+        else:
+            found = re.findall(r"^(\S+) (.*) (\d+) (\d+|-)$", self.log_path.read_text(), re.M)
+            rows = [(m, p, int(status), int(n) if n != "-" else 0) for m, p, status, n in found]
+        return [r for r in rows if not r[1].startswith(LOG_MARK)]
+
+    def ask(self, path):
+        """The body of a GET."""
+        headers = {}
+        if self.auth:
+            headers["Authorization"] = "Basic " + base64.b64encode(":".join(self.auth).encode()).decode()
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            c.request("GET", path, headers=headers)
+            return c.getresponse().read().decode(errors="replace")
+        finally:
+            c.close()
 
     def write_log_out(self):
-        """lighttpd writes its log in lumps; told to reopen it, it writes what it has, sooner or later: until a request made
-        here stands in it."""
+        """A request is logged when it has been answered, so a moment later than who made it knows; lighttpd writes its log in lumps,
+        and told to reopen it writes what it has, sooner or later.  So a request is made here and waited for in the log.  All but
+        Apache have one thread that answers and logs in order (rclone logs what changes something before it is answered); of
+        Apache's no other is busy when it says so, and who logs is."""
+        log = self.error_path if self.kind == "rclone" else self.log_path
+        until = time.monotonic() + 60
+        if self.kind == "apache":
+            while "BusyWorkers: 1\n" not in self.ask(LOG_MARK + "status?auto"):
+                self.not_later_than(until, "other requests are under way")
+                time.sleep(0.02)
         mark = f"{LOG_MARK}{time.monotonic_ns()}"
-        ask = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        ask.request("GET", mark)
-        ask.getresponse().read()
-        ask.close()
-        until = time.monotonic() + 30
-        while mark not in self.log_path.read_text():
-            if time.monotonic() > until:
-                raise RuntimeError(f"{self.log_path}: no {mark} in it: {self.errors()}")
-            os.kill(self.process.pid, signal.SIGHUP)
-            time.sleep(0.1)
+        self.ask(mark)
+        while mark not in log.read_text():
+            self.not_later_than(until, f"{log}: no {mark} in it")
+            if self.kind == "lighttpd":
+                os.kill(self.process.pid, signal.SIGHUP)
+            time.sleep(0.02)
+
+    def not_later_than(self, until, what):
+        if time.monotonic() > until:
+            raise RuntimeError(f"{self.kind}: {what}: {self.errors()}")
 
     def traffic(self):
         """(bytes clients sent, bytes they were sent) in requests that have ended, heads included; Apache and nginx."""
