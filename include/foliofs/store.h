@@ -157,11 +157,13 @@ struct nf_store_options {
 	uint32_t retries;            /* 0: 5 */
 	uint64_t bwlimit_up_bytes;   /* per second; 0: none */
 	uint64_t bwlimit_down_bytes;
+	bool may_be_away;            /* a local directory need not be there yet, as a server need not */
 };
 
 /* Opens ADDRESS; makes no request yet.  OPT may be NULL.  On success *OUT is the
  * caller's (nf_store_free).  -NF_E_STORE_URL for an address that is not
- * understood, -ENOENT if a local directory does not exist (CREATE: it is made),
+ * understood, -ENOENT if a local directory does not exist (CREATE: it is made;
+ * opt->may_be_away: operations end with -NF_E_OFFLINE until it is there),
  * -EPERM for dav:// or http:// beyond loopback without opt->insecure_http. */
 int nf_store_open(const char *address, const struct nf_store_options *opt, bool create,
 		  struct nf_store **out);

@@ -118,6 +118,7 @@ enum nf_exit nf_site_init(const char *address, const struct nf_options *o, struc
 		.retries = (uint32_t)NF_MIN(o->retries, (uint64_t)1000),
 		.bwlimit_up_bytes = o->bwlimit_up ? o->bwlimit_up : o->bwlimit,
 		.bwlimit_down_bytes = o->bwlimit_down ? o->bwlimit_down : o->bwlimit,
+		.may_be_away = o->offline,
 	};
 	return credentials(o, s);
 }

@@ -181,7 +181,9 @@ static int put_once(struct dir *d, const struct nf_store_op *op, const char *pat
 		(void)d->files->unlink(d->files, tmp); /* swept later if this fails too */
 		return nf_fail(r);
 	}
-	return nf_fail(d->files->fsync_dir(d->files, dir));
+	r = d->files->fsync_dir(d->files, dir);
+	/* It has its name already: wherever the directory is now, it may be in it. */
+	return nf_fail(r == -ENOENT ? -NF_E_STORE_UNKNOWN_OUTCOME : r);
 }
 
 static int dir_put(struct dir *d, struct nf_store_op *op)
@@ -234,6 +236,7 @@ static int dir_stat(struct dir *d, struct nf_store_op *op, const char *path)
 	return 0;
 }
 
+/* 1: it has gone since. */
 static int list_one(struct dir *d, struct nf_entries *e, const char *path,
 		    const struct nf_file_dirent *de)
 {
@@ -250,23 +253,42 @@ static int list_one(struct dir *d, struct nf_entries *e, const char *path,
 		return nf_fail(-ENOMEM);
 	}
 	int r = d->files->stat(d->files, p, &size, &is_dir, &mtime_s);
-	if (r == -ENOENT) /* deleted since */
-		return 0;
+	if (r == -ENOENT)
+		return 1;
 	return nf_fail(r ? r : nf_entries_add(e, de->name, len, is_dir, size, mtime_s));
+}
+
+static int check_root(struct dir *d)
+{
+	uint64_t size;
+	bool is_dir;
+	int64_t mtime_s;
+	int r = d->files->stat(d->files, *d->root ? d->root : "/", &size, &is_dir, &mtime_s);
+
+	if (r)
+		return nf_fail(r);
+	return is_dir ? 0 : nf_fail(-ENOTDIR);
 }
 
 static int dir_list(struct dir *d, struct nf_store_op *op, const char *path)
 {
 	struct nf_entries e = { 0 };
 	struct nf_file_dirent *list;
+	bool gone = false;
 	size_t nr;
 	int r = d->files->list(d->files, path, &list, &nr);
 
 	if (r)
 		return nf_fail(r);
-	for (size_t i = 0; i < nr && !r; i++)
+	for (size_t i = 0; i < nr && r >= 0; i++) {
 		r = list_one(d, &e, path, &list[i]);
+		gone |= r > 0;
+	}
+	r = NF_MIN(r, 0);
 	nf_file_list_free(list, nr);
+	/* All of them, when the disk goes meanwhile. */
+	if (!r && gone)
+		r = check_root(d);
 	if (r)
 		nf_entries_deinit(&e);
 	else
@@ -274,11 +296,12 @@ static int dir_list(struct dir *d, struct nf_store_op *op, const char *path)
 	return nf_fail(r);
 }
 
-static int dir_delete(struct dir *d, const char *path)
+/* OP found nothing: is it the object that is not there, or the whole store, as a disk that was taken away? */
+static int found_nothing(struct dir *d, const struct nf_store_op *op, int r)
 {
-	int r = d->files->unlink(d->files, path);
-
-	return nf_fail(r == -ENOENT || r == -ENOTDIR ? 0 : r);
+	if (check_root(d) == -ENOENT)
+		return -NF_E_OFFLINE;
+	return op->verb == NF_STORE_DELETE ? 0 : r;
 }
 
 static int dir_run(struct nf_store *s, struct nf_store_op *op)
@@ -303,11 +326,13 @@ static int dir_run(struct nf_store *s, struct nf_store_op *op)
 		r = dir_list(d, op, path);
 		break;
 	case NF_STORE_DELETE:
-		r = dir_delete(d, path);
+		r = d->files->unlink(d->files, path);
 		break;
 	case NF_STORE_VERB_NR:
 		break;
 	}
+	if (r == -ENOENT || r == -ENOTDIR || r == -NF_E_STORE_NOT_FOUND)
+		r = found_nothing(d, op, r);
 	return nf_fail(map_error(r));
 }
 
@@ -347,18 +372,6 @@ static int dir_quota(struct nf_store *s, uint64_t *used_bytes, uint64_t *free_by
 	return 0;
 }
 
-static int check_root(struct dir *d)
-{
-	uint64_t size;
-	bool is_dir;
-	int64_t mtime_s;
-	int r = d->files->stat(d->files, *d->root ? d->root : "/", &size, &is_dir, &mtime_s);
-
-	if (r)
-		return nf_fail(r);
-	return is_dir ? 0 : nf_fail(-ENOTDIR);
-}
-
 static int dir_probe(struct nf_store *s)
 {
 	int r = check_root((struct dir *)s);
@@ -392,7 +405,7 @@ static int make_root(struct dir *d)
 	return nf_fail(d->files->fsync_dir(d->files, parent));
 }
 
-int nf_store_dir_new(const char *path, const struct nf_file_ops *files, bool create,
+int nf_store_dir_new(const char *path, const struct nf_file_ops *files, enum nf_dir_root root,
 		     struct nf_store **out)
 {
 	struct dir *d = calloc(1, sizeof *d);
@@ -413,8 +426,10 @@ int nf_store_dir_new(const char *path, const struct nf_file_ops *files, bool cre
 	d->base.text = strdup(path);
 	if (!d->root || !d->base.text)
 		goto fail;
-	r = create && len ? make_root(d) : 0;
+	r = root == NF_DIR_IS_MADE && len ? make_root(d) : 0;
 	r = r ? r : check_root(d);
+	if (r == -ENOENT && root == NF_DIR_MAY_BE_AWAY)
+		r = 0;
 	r = r ? r : nf_pool_new("store-dir", DIR_THREADS, 0, &d->local.pool);
 	if (r)
 		goto fail;

@@ -17,7 +17,14 @@ static bool is_path(const char *s)
 	       !strncmp(s, "../", 3);
 }
 
-static int open_file_url(const char *rest, bool create, struct nf_store **out)
+static int open_dir(const char *path, const struct nf_store_options *opt, bool create, struct nf_store **out)
+{
+	enum nf_dir_root root = create ? NF_DIR_IS_MADE : opt->may_be_away ? NF_DIR_MAY_BE_AWAY : NF_DIR_IS_THERE;
+
+	return nf_fail(nf_store_dir_new(path, &nf_file_real, root, out));
+}
+
+static int open_file_url(const char *rest, const struct nf_store_options *opt, bool create, struct nf_store **out)
 {
 	nf_auto_free char *path = NULL;
 
@@ -26,7 +33,7 @@ static int open_file_url(const char *rest, bool create, struct nf_store **out)
 	int r = nf_percent_decode(rest, strlen(rest), &path);
 	if (r)
 		return nf_fail(r);
-	return nf_fail(nf_store_dir_new(path, &nf_file_real, create, out));
+	return nf_fail(open_dir(path, opt, create, out));
 }
 
 static int open_mem(const char *name, struct nf_store **out)
@@ -85,9 +92,9 @@ int nf_store_open(const char *address, const struct nf_store_options *opt, bool 
 	if (!strncmp(address, "mem:", 4))
 		return nf_fail(open_mem(address + 4, out));
 	if (!strncmp(address, "file://", 7))
-		return nf_fail(open_file_url(address + 7, create, out));
+		return nf_fail(open_file_url(address + 7, opt, create, out));
 	if (is_path(address))
-		return nf_fail(nf_store_dir_new(address, &nf_file_real, create, out));
+		return nf_fail(open_dir(address, opt, create, out));
 	return nf_fail(open_net(address, opt, create, out));
 }
 

@@ -71,10 +71,13 @@ void nf_local_cancel(struct nf_store_op *op);
 
 /* -- constructors -- */
 
+/* What is asked of the directory of a store when it is opened. */
+enum nf_dir_root { NF_DIR_IS_THERE, NF_DIR_MAY_BE_AWAY, NF_DIR_IS_MADE };
+
 struct nf_file_ops;
 int nf_store_mem_new(const char *name, struct nf_store **out);
 /* FILES is borrowed until the store is freed. */
-int nf_store_dir_new(const char *path, const struct nf_file_ops *files, bool create,
+int nf_store_dir_new(const char *path, const struct nf_file_ops *files, enum nf_dir_root root,
 		     struct nf_store **out);
 
 struct nf_address;

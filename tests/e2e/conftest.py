@@ -95,7 +95,7 @@ class Daemon:
             wait_for(lambda: is_mounted(self.mount) or self.proc.poll() is not None,
                      timeout_s, f"mount at {self.mount}")
             if not is_mounted(self.mount):
-                raise AssertionError(f"daemon ended: {self.stderr()}")
+                raise AssertionError(self.how_it_ended() or f"no mount at {self.mount}: {self.stderr()}")
 
     def line(self, timeout_s=10):
         """The next line it prints; "" at its end."""

@@ -50,7 +50,7 @@ WHICH = [
     ("test_writers.py::*", None),
     ("test_cli.py::test_the_link_follows*", LINK),
     ("test_cli.py::test_offline_by_command*", LINK),
-    ("test_cli.py::test_a_known_vault_mounts_without*", LINK),
+    ("test_cli.py::test_a_known_vault_*", LINK),
     ("test_cli.py::test_a*vault_at_a_known_address*", EXIT),
     ("test_cli.py::test_a_header_of_before*", EXIT),
     ("test_cli.py::test_a_state_of_before*", EXIT),

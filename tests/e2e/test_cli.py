@@ -468,6 +468,33 @@ def test_a_known_vault_mounts_without_its_store(vault):
     vault.umount()
 
 
+def test_a_known_vault_on_a_disk_that_is_away_mounts_offline_and_goes_on_when_it_is_back(vault):
+    vault.mount()
+    (vault.mnt / "f").write_text("here")
+    vault.umount("--wait")
+    away = vault.store.with_name("elsewhere")
+    vault.store.rename(away)
+    vault.mount(code=NO_VAULT)
+    vault.run("mount", "--offline", vault.store, vault.mnt, "-o", "poll=300ms")
+    assert (vault.mnt / "f").read_text() == "here"
+    (vault.mnt / "g").write_text("later")
+    vault.run("online", vault.mnt)
+    vault.run("sync", vault.mnt, code=OFFLINE)
+    assert not vault.status()["connected"] and not vault.store.exists()
+    away.rename(vault.store)
+    wait_for(lambda: vault.run_once("sync", vault.mnt).returncode == OK, 120, "the disk is seen again")
+    vault.store.rename(away)
+    (vault.mnt / "h").write_text("without it")
+    vault.run("sync", vault.mnt, code=OFFLINE)
+    away.rename(vault.store)
+    wait_for(lambda: vault.run_once("sync", vault.mnt).returncode == OK, 120, "the disk is seen again")
+    vault.umount()
+    shutil.rmtree(vault.home / ".cache")
+    vault.mount()
+    assert [(vault.mnt / n).read_text() for n in "fgh"] == ["here", "later", "without it"]
+    vault.umount()
+
+
 def test_in_front_it_tells_systemd(vault):
     import socket
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:

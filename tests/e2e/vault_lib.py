@@ -216,27 +216,27 @@ class Mount:
     def sync(self, timeout=120):
         done = cuts_lib.again_while(lambda done: done.returncode == OFFLINE or (done.returncode == OK and self.has_not_looked()),
                                     lambda: self.machine.run_once("sync", self.dir, timeout=timeout))
-        assert done.returncode == 0, (done.stdout, done.stderr, self.daemon.stderr())
+        assert done.returncode == 0, (done.stdout, done.stderr, self.daemon.stderr(), self.daemon.how_it_ended())
 
     def try_sync(self, timeout=120):
         return self.machine.run_once("sync", self.dir, timeout=timeout).returncode
 
     def status(self):
         done = self.machine.run("status", "--json", self.dir)
-        assert done.returncode == 0, (done.stderr, self.daemon.proc.poll(), self.daemon.stderr())
+        assert done.returncode == 0, (done.stderr, self.daemon.stderr(), self.daemon.how_it_ended())
         return json.loads(done.stdout)
 
     def counters(self):
         """{"area.name": value}"""
         done = self.machine.run("stats", self.dir)
-        assert done.returncode == 0, (done.stderr, self.daemon.proc.poll(), self.daemon.stderr())
+        assert done.returncode == 0, (done.stderr, self.daemon.stderr(), self.daemon.how_it_ended())
         return {name: int(value) for name, value, _ in map(str.split, done.stdout.splitlines())}
 
     def unmount(self, timeout_s=60):
         if cuts_lib.SEED is not None:
             cuts_lib.note_lost(self.dir, self.counters())
         status = self.daemon.unmount(timeout_s)
-        assert status == 0, (status, self.daemon.stderr())
+        assert status == 0, (status, self.daemon.stderr(), self.daemon.how_it_ended())
 
     def kill(self):
         """As a crash leaves it: no word of farewell, the mount point dead until it is taken away."""

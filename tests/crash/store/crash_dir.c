@@ -33,7 +33,7 @@ static struct nf_store *open_on(struct nf_crash *disk)
 {
 	struct nf_store *s;
 
-	ck_assert_int_eq(nf_store_dir_new("/s", nf_crash_ops(disk), true, &s), 0);
+	ck_assert_int_eq(nf_store_dir_new("/s", nf_crash_ops(disk), NF_DIR_IS_MADE, &s), 0);
 	return s;
 }
 

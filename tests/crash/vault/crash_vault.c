@@ -54,7 +54,7 @@ static struct nf_vault_options options(struct nf_crash *disk, struct nf_store **
 {
 	struct nf_store *s;
 
-	ck_assert_int_eq(nf_store_dir_new("/store", nf_crash_ops(disk), true, &s), 0);
+	ck_assert_int_eq(nf_store_dir_new("/store", nf_crash_ops(disk), NF_DIR_IS_MADE, &s), 0);
 	if (link_out) {
 		struct nf_link_options lo = { .probe_min_ms = 1, .any = true };
 		ck_assert_int_eq(nf_link_new(s, &lo, &s), 0);
@@ -613,7 +613,7 @@ static void begin_work(struct pw *w, const struct work *k, uint64_t seed, bool k
 	if (keep_store)
 		nf_crash_keep(w->disk, "/store");
 	nf_prng_seed(&w->rng, seed);
-	ck_assert_int_eq(nf_store_dir_new("/store", f, true, &s), 0);
+	ck_assert_int_eq(nf_store_dir_new("/store", f, NF_DIR_IS_MADE, &s), 0);
 	ck_assert_int_eq(nf_vault_format(s, header, "pc"), 0);
 	w->formatted_at = nf_crash_nr_ops(w->disk);
 	nf_store_free(s);

@@ -140,6 +140,42 @@ START_TEST(a_missing_directory_is_made_only_when_asked)
 }
 END_TEST
 
+START_TEST(a_directory_that_is_away_is_like_a_server_that_is)
+{
+	nf_auto_tempdir d = nf_tempdir_new();
+	struct nf_store_options opt = { .may_be_away = true };
+	char path[128], moved[128];
+	struct nf_store_op op;
+	struct nf_store *s;
+	bool same;
+
+	snprintf(path, sizeof path, "%s/disk", d.path);
+	snprintf(moved, sizeof moved, "%s/elsewhere", d.path);
+	ck_assert_int_eq(nf_store_open(path, &opt, false, &s), 0);
+	for (int round = 0; round < 2; round++) {
+		ck_assert_int_eq(conform_get(s, "x", 0, 1, false, &op, &same), -NF_E_OFFLINE);
+		ck_assert_int_eq(conform_put(s, "p/y", 1), -NF_E_OFFLINE);
+		for (int verb = NF_STORE_STAT; verb <= NF_STORE_DELETE; verb++) {
+			op = (struct nf_store_op){ .verb = (enum nf_store_verb)verb, .name = "x" };
+			if (verb == NF_STORE_LIST)
+				op.name[0] = '\0';
+			ck_assert_int_eq(nf_store_run(s, &op), -NF_E_OFFLINE);
+		}
+		ck_assert_int_eq(access(path, F_OK), -1); /* nothing was made in its place */
+		if (round == 1)
+			break;
+		ck_assert_int_eq(mkdir(path, 0700), 0);
+		ck_assert_int_eq(conform_put(s, "x", 1), 0);
+		ck_assert_int_eq(conform_put(s, "p/y", 1), 0);
+		op = (struct nf_store_op){ .verb = NF_STORE_DELETE, .name = "none" };
+		ck_assert_int_eq(nf_store_run(s, &op), 0);
+		ck_assert_int_eq(conform_get(s, "none", 0, 1, false, &op, &same), -NF_E_STORE_NOT_FOUND);
+		ck_assert_int_eq(rename(path, moved), 0);
+	}
+	nf_store_free(s);
+}
+END_TEST
+
 START_TEST(foreign_and_temporary_files_are_not_listed)
 {
 	nf_auto_tempdir d = nf_tempdir_new();
@@ -228,13 +264,72 @@ START_TEST(a_put_is_acknowledged_after_file_and_names_are_durable)
 	recorder.rename = rec_rename;
 	recorder.fsync_dir = rec_fsync_dir;
 	recorder.mkdir = rec_mkdir;
-	ck_assert_int_eq(nf_store_dir_new(d.path, &recorder, false, &s), 0);
+	ck_assert_int_eq(nf_store_dir_new(d.path, &recorder, NF_DIR_IS_THERE, &s), 0);
 	ck_assert_int_eq(conform_put(s, "p/q/x", 5), 0);
 	ck_assert_str_eq(record, "mkdir:p fsync:root mkdir:q fsync:p rename fsync:q ");
 	record[0] = '\0';
 	ck_assert_int_eq(conform_put(s, "p/q/y", 5), 0);
 	ck_assert_str_eq(record, "rename fsync:q ");
 	nf_store_free(s);
+}
+END_TEST
+
+/* -- a disk that goes in the midst of an operation -- */
+
+static char going[128], gone_to[160];
+
+static void take_away(void) { ck_assert_int_eq(rename(going, gone_to), 0); }
+
+static int gone_after_list(const struct nf_file_ops *o, const char *path, struct nf_file_dirent **list, size_t *nr)
+{
+	int r = nf_file_real.list(&nf_file_real, path, list, nr);
+
+	(void)o;
+	take_away();
+	return r;
+}
+
+static int gone_after_rename(const struct nf_file_ops *o, const char *from, const char *to)
+{
+	int r = nf_file_real.rename(&nf_file_real, from, to);
+
+	(void)o;
+	take_away();
+	return r;
+}
+
+START_TEST(a_directory_that_goes_during_a_listing_is_not_an_empty_one)
+{
+	nf_auto_tempdir d = nf_tempdir_new();
+	struct nf_file_ops files = nf_file_real;
+	struct nf_store_op op;
+	struct nf_store *s;
+
+	snprintf(going, sizeof going, "%s/disk", d.path);
+	snprintf(gone_to, sizeof gone_to, "%s/elsewhere", d.path);
+	ck_assert_int_eq(nf_store_dir_new(going, &files, NF_DIR_IS_MADE, &s), 0);
+	ck_assert_int_eq(conform_put(s, "x", 1), 0);
+	files.list = gone_after_list;
+	conform_name(&op, NF_STORE_LIST, "");
+	ck_assert_int_eq(nf_store_run(s, &op), -NF_E_OFFLINE);
+	ck_assert_uint_eq(op.nr_entries, 0);
+	nf_store_free(s);
+}
+END_TEST
+
+START_TEST(a_put_whose_directory_goes_after_it_has_its_name_has_an_unknown_outcome)
+{
+	nf_auto_tempdir d = nf_tempdir_new();
+	struct nf_file_ops files = nf_file_real;
+	struct nf_store *s;
+
+	snprintf(going, sizeof going, "%s/disk", d.path);
+	snprintf(gone_to, sizeof gone_to, "%s/elsewhere", d.path);
+	ck_assert_int_eq(nf_store_dir_new(going, &files, NF_DIR_IS_MADE, &s), 0);
+	files.rename = gone_after_rename;
+	ck_assert_int_eq(conform_put(s, "x", 1), -NF_E_STORE_UNKNOWN_OUTCOME);
+	nf_store_free(s);
+	ck_assert_int_eq(access(nf_tempdir_path(&d, "elsewhere/x"), F_OK), 0);
 }
 END_TEST
 
@@ -249,6 +344,9 @@ static void suite_add(Suite *s)
 	tcase_add_test(t, a_body_that_is_not_its_length_or_too_large_is_refused);
 	tcase_add_test(t, operations_and_bytes_are_counted);
 	tcase_add_test(t, a_missing_directory_is_made_only_when_asked);
+	tcase_add_test(t, a_directory_that_is_away_is_like_a_server_that_is);
+	tcase_add_test(t, a_directory_that_goes_during_a_listing_is_not_an_empty_one);
+	tcase_add_test(t, a_put_whose_directory_goes_after_it_has_its_name_has_an_unknown_outcome);
 	tcase_add_test(t, foreign_and_temporary_files_are_not_listed);
 	tcase_add_test(t, old_temporary_files_go_and_young_ones_stay);
 	tcase_add_test(t, a_directory_that_vanished_is_made_again);
