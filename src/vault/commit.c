@@ -42,10 +42,11 @@ enum {
 
 /* --- waiting ------------------------------------------------------------------------------------ */
 
-/* Our last dot that the base contains, while no look has confirmed it (R9); 0: none. */
+/* Our last dot that the base contains, while no look has confirmed it (R9); 0: none.  A snapshot is looked for once, and has
+ * nothing to do with what we sent. */
 static uint64_t unconfirmed_seq(const struct nf_vault *v)
 {
-	uint64_t seq = v->writer ? nf_vector_seq(&v->base.vector, v->writer) : 0;
+	uint64_t seq = v->writer && !v->fixed ? nf_vector_seq(&v->base.vector, v->writer) : 0;
 
 	return seq > v->confirmed_seq ? seq : 0;
 }

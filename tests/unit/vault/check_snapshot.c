@@ -1,6 +1,7 @@
 /* Snapshots: values, and what machines do with them. */
 #include "vfs.h"
 
+#include "store/fault.h"
 #include "vault/item.h"
 
 static const struct nf_pack_id self = { { 7 } };
@@ -112,6 +113,30 @@ START_TEST(a_snapshot_shows_what_was_there_whatever_happens_after)
 }
 END_TEST
 
+/* Nobody could tell the mount of it that what this machine sent is there: it has no committer. */
+START_TEST(a_snapshot_has_nothing_to_send_whatever_its_machine_sent)
+{
+	char cache[200], state[200];
+	struct vfs_site s;
+	struct nf_vault *v;
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	ck_assert_int_eq(vfs_puts(&a, "/f", "old"), 0);
+	ck_assert_int_eq(nf_vault_snapshot_create(a.v, "monday", NULL), 0);
+	vfs_unmount(&a);
+	struct nf_vault_options o = vfs_options(&s, "a", cache, state);
+	struct nf_store *below = o.store;
+	ck_assert_int_eq(nf_store_fault_new(below, "drop=1&verbs=list", &o.store), 0);
+	o.read_only = true;
+	o.snapshot = "monday";
+	ck_assert_int_eq(nf_vault_open(&o, &v), 0);
+	ck_assert_int_eq(nf_vault_sync(v, NULL), 0);
+	nf_vault_close(v);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 /* Both make it before either sees the other's. */
 START_TEST(one_name_given_by_two_machines_stands_for_both)
 {
@@ -153,6 +178,7 @@ static void suite_add(Suite *s)
 	TCase *tc = nf_case(s, "snapshot", 60);
 	tcase_add_test(tc, a_value_holds_names_in_order_and_one_name_for_two_heads);
 	tcase_add_test(tc, a_snapshot_shows_what_was_there_whatever_happens_after);
+	tcase_add_test(tc, a_snapshot_has_nothing_to_send_whatever_its_machine_sent);
 	tcase_add_test(tc, one_name_given_by_two_machines_stands_for_both);
 }
 
