@@ -33,6 +33,7 @@
 	X(HEADER_FOREIGN, EPERM, "header belongs to another vault than the one remembered")        \
 	X(HEADER_ROLLBACK, EPERM, "header is older than the one remembered")                       \
 	X(HEADER_MISSING, ENOENT, "no vault header found on the store")                            \
+	X(HEADER_LOST, ENOENT, "the vault's header is gone from the store")                         \
 	X(HEAD_ROLLBACK, EPERM, "the store shows an older state than this device has seen")        \
 	X(TREE_BAD, EIO, "tree node is inconsistent")                                              \
 	X(PACK_MISSING, EIO, "a pack that is referred to is missing on the store")                 \

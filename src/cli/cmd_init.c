@@ -9,7 +9,13 @@
 
 #include <stdio.h>
 
-/* Anything below header/ is a vault, also one that cannot be read. */
+enum {
+	/* So many packs may be left by attempts that were interrupted. */
+	PACKS_LEFT_MAX = 16,
+};
+
+/* Anything below header/ is a vault, also one that cannot be read; and so is what has more than one commit, without a header: a
+ * new vault's collector would take it for litter. */
 static int check_empty(struct nf_store *store)
 {
 	struct nf_store_op op = { .verb = NF_STORE_LIST, .name = "header" };
@@ -18,7 +24,11 @@ static int check_empty(struct nf_store *store)
 	if (r == 0 && op.nr_entries)
 		r = -EEXIST;
 	nf_store_op_deinit(&op);
-	return r == -NF_E_STORE_NOT_FOUND ? 0 : r;
+	if (r < 0 && r != -NF_E_STORE_NOT_FOUND)
+		return r;
+	struct nf_vault_traces t;
+	r = nf_vault_traces(store, &t);
+	return r == 0 && (t.newest_seq > 1 || t.nr_packs > PACKS_LEFT_MAX) ? -NF_E_HEADER_LOST : r;
 }
 
 static int add_recovery(struct nf_header *h, const struct nf_kdf_params *kdf, char text[NF_RECOVERY_TEXT_BYTES])
@@ -59,6 +69,11 @@ static enum nf_exit complain(const struct nf_site *s, int r)
 {
 	if (r == -EEXIST) {
 		nf_complain("there is a vault at %s already; nothing was changed", s->safe);
+		return NF_EXIT_BUSY;
+	}
+	if (r == -NF_E_HEADER_LOST) {
+		nf_complain("at %s are the commits of a vault whose header is gone; nothing was changed. A machine that has mounted it puts "
+			    "the header back by: foliofs key %s restore", s->safe, s->safe);
 		return NF_EXIT_BUSY;
 	}
 	if (r == -NF_E_KDF_LIMIT) {

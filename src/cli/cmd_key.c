@@ -1,4 +1,4 @@
-/* foliofs key STORE list | add | remove ID | change | recovery | rekey [--now] */
+/* foliofs key STORE list | add | remove ID | change | recovery | rekey [--now] | restore */
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/random.h"
@@ -324,6 +324,29 @@ static enum nf_exit reseal(struct change *c)
 	return e == NF_EXIT_OK ? say_resealed(c, bytes, r.old_bytes) : e;
 }
 
+/* --- a header that is gone ------------------------------------------------------------------ */
+
+static enum nf_exit say_restored(struct change *c)
+{
+	(void)printf("The header that this machine saw last (generation %" PRIu64 ") is at %s again. Keys that were added, changed or removed "
+		     "elsewhere since then are what they were before: foliofs key %s list\n",
+		     nf_header_generation(c->h), c->s->safe, c->s->safe);
+	return NF_EXIT_OK;
+}
+
+static enum nf_exit complain_restore(const struct change *c, int r)
+{
+	if (r == -EEXIST)
+		nf_complain("%s has a header already; nothing was changed", c->s->safe);
+	else if (r == -ENOENT)
+		nf_complain("this machine remembers no header of %s; nothing was changed", c->s->safe);
+	else if (r == -NF_E_HEADER_MISSING)
+		nf_complain("at %s is nothing of a vault; nothing was changed", c->s->safe);
+	else
+		return nf_site_complain(c->s, r, NULL);
+	return r == -EEXIST ? NF_EXIT_BUSY : NF_EXIT_NO_VAULT;
+}
+
 static const struct {
 	const char *name;
 	enum nf_exit (*run)(struct change *c);
@@ -331,11 +354,11 @@ static const struct {
 } verbs[] = {
 	{ "list", list, false, false },     { "add", add, true, false },           { "remove", take_away, true, true },
 	{ "change", change, true, false },  { "recovery", recovery, true, false },
-	{ "rekey", rekey, true, false },
+	{ "rekey", rekey, true, false },   { "restore", say_restored, false, false },
 };
 
 /* The key is derived here, not in a child: this process ends soon. */
-static enum nf_exit open_header(struct change *c, bool by_slot)
+static enum nf_exit open_header(struct change *c, bool by_slot, bool restores)
 {
 	struct nf_text err = NF_TEXT_INIT;
 	nf_auto_free char *where = NULL, *prompt = NULL;
@@ -352,7 +375,10 @@ static enum nf_exit open_header(struct change *c, bool by_slot)
 	struct nf_secret secret = nf_secret_of(&c->secret);
 	r = nf_store_open(c->s->address, &c->s->so, false, &c->store);
 	if (r == 0)
-		r = nf_header_open_by(c->store, &secret, &c->h, by_slot ? c->used : NULL);
+		r = restores ? nf_header_restore(c->s->address, c->store, &secret, &c->h) :
+			       nf_header_open_by(c->s->address, c->store, &secret, &c->h, by_slot ? c->used : NULL);
+	if (r < 0 && restores)
+		return complain_restore(c, r);
 	if (r == 0)
 		r = nf_pin_check(c->s->address, c->h, &where);
 	return r < 0 ? nf_site_complain(c->s, r, where) : NF_EXIT_OK;
@@ -361,7 +387,7 @@ static enum nf_exit open_header(struct change *c, bool by_slot)
 static enum nf_exit run_verb(struct change *c, size_t verb)
 {
 	bool rekeys = verbs[verb].run == rekey;
-	enum nf_exit e = open_header(c, rekeys || verbs[verb].run == change);
+	enum nf_exit e = open_header(c, rekeys || verbs[verb].run == change, verbs[verb].run == say_restored);
 
 	if (e == NF_EXIT_OK)
 		e = verbs[verb].run(c);
@@ -392,7 +418,7 @@ enum nf_exit nf_cmd_key(struct nf_args *a)
 	while (verb < NF_ARRAY_LEN(verbs) && strcmp(verbs[verb].name, a->arg[1]))
 		verb++;
 	if (verb == NF_ARRAY_LEN(verbs) || verbs[verb].needs_id != !!a->arg[2] || (a->opt.now && verbs[verb].run != rekey)) {
-		nf_complain("expected: foliofs key STORE list|add|remove ID|change|recovery|rekey");
+		nf_complain("expected: foliofs key STORE list|add|remove ID|change|recovery|rekey|restore");
 		return NF_EXIT_USAGE;
 	}
 	enum nf_exit e = nf_site_init(a->arg[0], &a->opt, &s);

@@ -17,6 +17,7 @@ enum nf_exit nf_exit_of(int code)
 	/* The second is what a web server says of something else. */
 	case NF_E_STORE_NOT_DAV:
 	case NF_E_STORE_PROTOCOL: return NF_EXIT_NOT_DAV;
+	case NF_E_HEADER_LOST:
 	case NF_E_HEADER_MISSING: return NF_EXIT_NO_VAULT;
 	case NF_E_HEADER_FOREIGN:
 	case NF_E_HEADER_ROLLBACK:

@@ -17,7 +17,8 @@
 	"        Mounts that were opened with this secret take the new keys by themselves; others stop exchanging (status says so,\n" \
 	"        exit code 3), keep their changes, and have to be mounted again. --kdf-cost stretches a passphrase anew: then that\n" \
 	"        is so for every mount.  What is there already is sealed again by mounts that have nothing else to do, run by run, or\n" \
-	"        at once by --now; what that replaces is deleted by the collector, later (`foliofs gc`).\n"
+	"        at once by --now; what that replaces is deleted by the collector, later (`foliofs gc`).\n" \
+	"restore puts the header that this machine saw last on a store that has lost its header, or has damaged ones only.\n"
 
 #define CHECK "What is missing or damaged is named by path, behind the snapshot or commit it is in; then the exit code is 10, unless\n" \
 	"--repair has put all of it right. --repair puts on the store again what the cache of this device still has; beside files\n" \
@@ -62,7 +63,7 @@ static const struct nf_command commands[] = {
 	  nf_cmd_unpin },
 	{ "cache", "DIR info|drop [PATH]|verify, STORE wipe", "Look at, empty, check or wipe what this device keeps", CACHE,
 	  NF_OPT_CACHE | NF_OPT_JSON | NF_OPT_QUIET, 2, 3, nf_cmd_cache },
-	{ "key", "STORE list|add|remove ID|change|recovery|rekey", "Show and change what opens a vault", KEYS,
+	{ "key", "STORE list|add|remove ID|change|recovery|rekey|restore", "Show and change what opens a vault", KEYS,
 	  NF_OPT_STORE | NF_OPT_KEY | NF_OPT_JSON, 2, 3, nf_cmd_key },
 	{ "ls", "STORE [PATH]", "List a directory of a vault without mounting it", NULL, NF_OPT_STORE | NF_OPT_JSON, 1, 2,
 	  nf_cmd_ls },

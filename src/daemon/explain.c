@@ -14,6 +14,8 @@ static const struct {
 	{ NF_E_KEY_WRONG, "wrong passphrase or key for the vault at %S" },
 	{ NF_E_KEY_CHANGED, "the vault at %S has new keys (key rekey), and this one is not among those that were kept" },
 	{ NF_E_HEADER_MISSING, "there is no vault at %S; create one with: foliofs init %S" },
+	{ NF_E_HEADER_LOST, "the header of the vault at %S is gone; this machine remembers it and puts it back by: "
+			    "foliofs key %S restore" },
 	{ NF_E_HEADER_FOREIGN, "%S shows another vault than this device knows there; if you put a new vault "
 			       "there yourself, remove %W and try again" },
 	{ NF_E_HEADER_ROLLBACK, "%S shows an older header than this device has seen (%W): the store was "
@@ -37,7 +39,8 @@ static const struct {
 	{ EPERM, "%S would send your data unencrypted in transit; use davs://, or --insecure-http if you "
 		 "trust the network" },
 	{ NF_E_CACHE_LOCKED, "the vault at %S is in use by another daemon of this user; unmount it first" },
-	{ NF_E_FORMAT_BAD, "the vault at %S is damaged: its header cannot be read" },
+	{ NF_E_FORMAT_BAD, "the vault at %S is damaged: its header cannot be read; a machine that has mounted it "
+			   "may put it back by: foliofs key %S restore" },
 	{ NF_E_FORMAT_UNKNOWN, "the vault at %S was made by a newer version of foliofs" },
 	{ NF_E_STATE_BAD, "what this device remembers of the vault at %S is damaged (%W)" },
 };

@@ -109,12 +109,61 @@ static int open_by(struct nf_store *store, const struct nf_secret *secret, struc
 	return 0;
 }
 
-int nf_header_open_by(struct nf_store *store, const struct nf_secret *secret, struct nf_header **out,
+int nf_header_open_by(const char *address, struct nf_store *store, const struct nf_secret *secret, struct nf_header **out,
 		      uint8_t used[NF_SLOT_ID_BYTES])
 {
 	struct nf_header_found found;
+	struct nf_header *copy;
 
-	return open_by(store, secret, out, used, &found);
+	int r = open_by(store, secret, out, used, &found);
+	if (r == -NF_E_HEADER_MISSING && nf_pin_header(address, &copy) == 0) {
+		nf_header_free(copy);
+		r = -NF_E_HEADER_LOST;
+	}
+	return r;
+}
+
+/* -EEXIST if STORE has a header that counts beside MINE, which is unlocked. */
+static int check_lost(struct nf_store *store, const struct nf_header *mine)
+{
+	struct nf_header_found found;
+	struct nf_header *h;
+
+	int r = load_by_root(store, mine, &h, &found);
+	if (r == 0) {
+		r = nf_header_generation(h) < nf_header_generation(mine) ? 0 : nf_fail(-EEXIST);
+		nf_header_free(h);
+		return r;
+	}
+	/* Whole, but not for our keys: another vault's, or newer. */
+	if (r == -NF_E_KEY_WRONG || r == -NF_E_KEY_CHANGED)
+		return nf_fail(-EEXIST);
+	return r == -NF_E_HEADER_MISSING || r == -NF_E_FORMAT_BAD || r == -NF_E_XFORM_BAD_TAG || r == -NF_E_KDF_LIMIT ? 0 : r;
+}
+
+int nf_header_restore(const char *address, struct nf_store *store, const struct nf_secret *secret, struct nf_header **out)
+{
+	struct nf_header *h;
+	struct nf_vault_traces t;
+
+	int r = nf_pin_header(address, &h);
+	if (r < 0)
+		return r;
+	r = nf_header_unlock(h, secret, NULL);
+	if (r == 0)
+		r = check_lost(store, h);
+	if (r == 0)
+		r = nf_vault_traces(store, &t);
+	if (r == 0 && !t.newest_seq && !t.nr_packs && !store->no_list)
+		r = nf_fail(-NF_E_HEADER_MISSING);
+	if (r == 0)
+		r = nf_header_store_save(store, h, NULL);
+	if (r < 0) {
+		nf_header_free(h);
+		return r;
+	}
+	*out = h;
+	return 0;
 }
 
 /* Replaces *K, unlocked, by what the store has now, which SECRET must open too. */
@@ -157,7 +206,9 @@ static int open_known(struct nf_store *store, const struct nf_secret *secret, st
 	*kept = nf_link_settle(store, until_ns) != NF_LINK_CONNECTED;
 	if (*kept) {
 		nf_link_status(store, &s);
-		return s.last_error == -NF_E_STORE_DENIED || s.last_error == -NF_E_HEADER_MISSING ? s.last_error : mine;
+		if (s.last_error == -NF_E_HEADER_MISSING)
+			return nf_fail(-NF_E_HEADER_LOST);
+		return s.last_error == -NF_E_STORE_DENIED ? s.last_error : mine;
 	}
 	if (r == 0)
 		r = take_current(store, secret, k, found);
@@ -170,7 +221,7 @@ static int open_known(struct nf_store *store, const struct nf_secret *secret, st
 		}
 	}
 	*kept = is_offline(r);
-	return *kept ? mine : r;
+	return *kept ? mine : r == -NF_E_HEADER_MISSING ? nf_fail(-NF_E_HEADER_LOST) : r;
 }
 
 /* The copy that this device remembers; -ENOENT: none. */

@@ -27,8 +27,12 @@ int nf_header_open(const char *address, struct nf_store *store, const uint8_t ro
 		   struct nf_header **out, char **where);
 /* Loads the newest header by SECRET, which must open that one and not only an older generation that the
  * store still has: a key that was removed opens nothing here. USED (may be NULL): the slot. Runs the KDF. */
-int nf_header_open_by(struct nf_store *store, const struct nf_secret *secret, struct nf_header **out,
+int nf_header_open_by(const char *address, struct nf_store *store, const struct nf_secret *secret, struct nf_header **out,
 		      uint8_t used[NF_SLOT_ID_BYTES]);
+/* Puts the header that this device remembers of ADDRESS back on STORE, which shows none that can be read, or only older ones of
+ * the same root key; SECRET must open it.  *OUT: it, unlocked.  -NF_E_KEY_WRONG; -EEXIST: the store has a header; -ENOENT: no
+ * copy here; -NF_E_HEADER_MISSING: nor has the store anything else of a vault.  Runs the KDF. */
+int nf_header_restore(const char *address, struct nf_store *store, const struct nf_secret *secret, struct nf_header **out);
 /* For a mount that has NOW and may know its slot's key (SLOT_KEY, or NULL): the vault's header as the store has it,
  * opened by NOW's root key or, after a rekey, by the slot's key; checked against what this device remembers, which is
  * updated.  Headers that differ are merged and, with WRITES, written as one (a failure is left to the next time).

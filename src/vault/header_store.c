@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/random.h"
+#include "vault/head.h"
 
 #include <stdio.h>
 
@@ -295,6 +296,31 @@ int nf_header_store_load(struct nf_store *s, const struct nf_header_key *key,
 	if (!r)
 		*found = (struct nf_header_found){ .newest = true };
 	return r;
+}
+
+int nf_vault_traces(struct nf_store *s, struct nf_vault_traces *out)
+{
+	struct nf_vault_traces t = { 0 };
+	struct nf_head_id id;
+
+	*out = t;
+	if (s->no_list)
+		return 0;
+	struct nf_store_op heads = { .verb = NF_STORE_LIST, .name = "heads" };
+	struct nf_store_op packs = { .verb = NF_STORE_LIST, .name = "packs" };
+	int r = nf_store_run(s, &heads);
+	if (r == 0 || r == -NF_E_STORE_NOT_FOUND)
+		r = nf_store_run(s, &packs);
+	for (size_t i = 0; i < heads.nr_entries; i++)
+		if (nf_head_name_parse(heads.entries[i].name, &id.seq, id.rand) == 0)
+			t.newest_seq = NF_MAX(t.newest_seq, id.seq);
+	t.nr_packs = packs.nr_entries;
+	nf_store_op_deinit(&heads);
+	nf_store_op_deinit(&packs);
+	if (r < 0 && r != -NF_E_STORE_NOT_FOUND)
+		return r;
+	*out = t;
+	return 0;
 }
 
 /* -- writing ---------------------------------------------------------------------- */

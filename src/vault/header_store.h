@@ -44,6 +44,14 @@ int nf_header_store_save(struct nf_store *s, const struct nf_header *h, int *cur
  * root key and another change at once at most one stays; changes under one root key are merged. */
 int nf_header_store_save_next(struct nf_store *s, const struct nf_header *h, bool new_root);
 
+/* What a store has of a vault beside its header. */
+struct nf_vault_traces {
+	uint64_t newest_seq; /* of a head, by its name; 0: no head */
+	size_t nr_packs;     /* names in packs/ */
+};
+/* *OUT is zeros where the store lists nothing.  An interrupted `init` leaves a head with seq 1 and a pack. */
+int nf_vault_traces(struct nf_store *s, struct nf_vault_traces *out);
+
 /* What a device remembers of its vault. */
 struct nf_header_pin {
 	uint8_t volume_id[NF_VOLUME_ID_BYTES];

@@ -16,6 +16,7 @@ import time
 
 import pytest
 
+import tree_lib
 from conftest import ROOT, is_mounted, wait_for
 from cli_lib import PASS, Site
 from vault_lib import (BUSY, DAMAGED, DENIED, ERROR, EXITS, FOREIGN, KEY, MOUNT, NO_VAULT, NOT_MOUNTED, OFFLINE, OK,
@@ -178,6 +179,47 @@ def test_the_life_of_keys(vault):
     (last,) = ids(password="third pass")
     vault.run("key", vault.store, "remove", last, password="third pass", code=BUSY)
     vault.run("key", vault.store, "remove", "00ff", password="third pass", code=USAGE)
+
+
+def test_a_lost_header_is_put_back_by_a_machine_that_remembers_it(vault):
+    def restore(**kw):
+        return vault.run("key", vault.store, "restore", **kw)
+
+    vault.mount()
+    (vault.mnt / "f").write_text("kept")
+    vault.run("sync", vault.mnt)
+    vault.umount()
+    assert "has a header already" in restore(code=BUSY).stderr
+    shutil.rmtree(vault.store / "header")
+    for lost in (vault.mount(code=NO_VAULT), vault.run("ls", vault.store, code=NO_VAULT),
+                 vault.run("key", vault.store, "list", code=NO_VAULT)):
+        assert "restore" in lost.stderr and "init" not in lost.stderr
+    stranger = {"XDG_STATE_HOME": str(vault.stage.dir / "elsewhere")}
+    assert "remembers no header" in restore(code=NO_VAULT, env=stranger).stderr
+    before = tree_lib.survey(vault.store)
+    for env in ({}, stranger):
+        assert "whose header is gone" in vault.init(code=BUSY, env=env).stderr
+    restore(code=KEY, password="not this one")
+    assert not tree_lib.differences(before, tree_lib.survey(vault.store))
+    assert "generation 1" in restore().stdout
+    assert vault.run("cat", vault.store, "f", env=stranger).stdout == "kept"
+    for damaged in (vault.store / "header").rglob("*"):
+        if damaged.is_file():
+            damaged.write_bytes(b"not a header")
+    assert "restore" in vault.mount(code=DAMAGED).stderr
+    restore()
+    vault.mount()
+    shutil.rmtree(vault.store / "header")
+    (vault.mnt / "g").write_text("written while it was gone")
+    vault.run("offline", vault.mnt)
+    restore()
+    vault.run("online", vault.mnt)
+    vault.run("sync", vault.mnt)
+    vault.umount()
+    assert vault.run("cat", vault.store, "g", env=stranger).stdout == "written while it was gone"
+    shutil.rmtree(vault.store)
+    vault.store.mkdir()
+    assert "nothing of a vault" in restore(code=NO_VAULT).stderr and not list(vault.store.iterdir())
 
 
 def test_the_recovery_key_that_init_prints_opens_the_vault(site):

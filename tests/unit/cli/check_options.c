@@ -221,6 +221,7 @@ START_TEST(failures_have_the_exit_codes_of_the_table)
 	ck_assert_int_eq(nf_exit_of(-NF_E_STORE_DENIED), 4);
 	ck_assert_int_eq(nf_exit_of(-NF_E_OFFLINE), 5);
 	ck_assert_int_eq(nf_exit_of(-NF_E_HEADER_MISSING), 6);
+	ck_assert_int_eq(nf_exit_of(-NF_E_HEADER_LOST), 6);
 	ck_assert_int_eq(nf_exit_of(-NF_E_HEAD_ROLLBACK), 7);
 	ck_assert_int_eq(nf_exit_of(-NF_E_CACHE_LOCKED), 8);
 	ck_assert_int_eq(nf_exit_of(-NF_E_STORE_FULL), 9);
