@@ -328,7 +328,7 @@ struct checking {
 static int run_check(struct nf_job *j)
 {
 	struct checking *k = j->ctx;
-	int r = nf_vault_refresh(j->v);
+	int r = k->o.repair ? 0 : nf_vault_refresh(j->v);
 
 	k->o.stop = &j->stop;
 	return r < 0 ? r : nf_vault_check(j->v, &k->o, &k->r);

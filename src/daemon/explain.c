@@ -22,7 +22,8 @@ static const struct {
 				"restored from a backup, or somebody replays old keys; do not give it your "
 				"passphrase before you know which" },
 	{ NF_E_HEAD_ROLLBACK, "%S shows an older state of the vault than this device has seen or --expect names: "
-			      "the store was restored from a backup, or it withholds changes" },
+			      "the store was restored from a backup, has lost what it was sent last, or withholds changes; "
+			      "foliofs check %S --repair puts back what this machine knows and has" },
 	{ NF_E_STORE_DENIED, "%S refuses the credentials; give them by --dav-password-file, "
 			     "--bearer-token-file or ~/.netrc" },
 	{ NF_E_STORE_TLS, "the certificate of %S was not accepted; if it is your own server, name its "

@@ -609,7 +609,18 @@ int nf_vault_check(struct nf_vault *v, const struct nf_check_options *o, struct 
 
 	if (o->repair && (v->read_only || v->fixed || v->store->read_only))
 		return nf_fail(-EROFS);
-	int r = o->repair ? nf_vault_sync(v, o->stop) : 0;
+	int r = 0;
+	if (o->repair) {
+		v->put_back = true;
+		r = nf_vault_refresh(v);
+		if (r == 0)
+			r = nf_vault_sync(v, o->stop);
+		nf_lock_take(&v->ns);
+		uint64_t put_back = v->nr_put_back;
+		nf_lock_drop(&v->ns);
+		if (put_back)
+			nf_check_say(&k, "the newest commit was gone from the store: put there again as this machine knows it");
+	}
 	if (r == 0)
 		r = list_packs(&k);
 	if (r == 0)

@@ -216,6 +216,37 @@ static int look_again(struct nf_vault *v, struct nf_look_result *out)
 	return r < 0 || nf_ring_newest(v->ring) == before ? r : nf_look(v->look, out);
 }
 
+/* The store has lost the head that we stand on.  The same again, under a new name: as when the outcome of a PUT is not known
+ * (R7), it may stand beside itself, and beside what others made of the heads before it. */
+static int put_back(struct nf_vault *v)
+{
+	struct nf_codec *c = nf_codec_get(v->ring);
+	struct nf_head h = { 0 };
+
+	int r = c ? nf_head_copy(&h, &v->base) : nf_fail(-ENOMEM);
+	if (r == 0)
+		r = nf_head_put(v->store, c, &h);
+	if (c)
+		nf_codec_put(c);
+	nf_head_deinit(&h);
+	if (r < 0 && r != -NF_E_STORE_UNKNOWN_OUTCOME)
+		return r;
+	nf_trace(COMMIT, "head seq=%" PRIu64 " put back", v->base.id.seq);
+	nf_lock_take(&v->ns);
+	v->nr_put_back++;
+	nf_lock_drop(&v->ns);
+	return 0;
+}
+
+static int look_for_base(struct nf_vault *v, struct nf_look_result *out)
+{
+	int r = nf_look(v->look, out);
+
+	if (r == 0 && out->nr_leaves == 0)
+		return -NF_E_HEAD_ROLLBACK;
+	return r == 0 ? check_rollback(v, out) : r;
+}
+
 static int look(struct nf_vault *v, struct nf_look_result *out)
 {
 	int r = meeting_is_due(v) ? meet(v) : 0;
@@ -230,13 +261,15 @@ static int look(struct nf_vault *v, struct nf_look_result *out)
 	if (r == 0)
 		r = check_rollback(v, out);
 	/* A listing that ran while names came and went may lie: once more before saying so. */
-	if (r == -NF_E_HEAD_ROLLBACK) {
-		r = nf_look(v->look, out);
-		if (r == 0 && out->nr_leaves == 0)
-			r = -NF_E_HEAD_ROLLBACK;
+	if (r == -NF_E_HEAD_ROLLBACK)
+		r = look_for_base(v, out);
+	if (r == -NF_E_HEAD_ROLLBACK && v->put_back && !v->read_only) {
+		r = put_back(v);
 		if (r == 0)
-			r = check_rollback(v, out);
+			r = look_for_base(v, out);
 	}
+	if (r == 0)
+		v->put_back = false;
 	if (r == 0)
 		r = check_cloned(v, out);
 	nf_lock_take(&v->ns);

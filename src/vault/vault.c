@@ -309,6 +309,7 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	v->read_only = o->read_only;
 	v->fsync_remote = o->fsync_remote;
 	v->manual = o->manual;
+	v->put_back = o->put_back;
 	v->stream_bytes = o->ahead_bytes ? o->ahead_bytes : STREAM_BYTES;
 	v->no_threads = o->no_threads;
 	v->shelve_bytes = o->shelve_bytes;

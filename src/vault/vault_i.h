@@ -288,6 +288,8 @@ struct nf_vault {
 	uint64_t have_news;         /* n  take-overs so far */
 	unsigned flushing;          /* n  flushes of the cut under way */
 	bool committing;            /* n */
+	_Atomic bool put_back;      /* a base that the store has lost is put there again; until a look went through */
+	uint64_t nr_put_back;       /* n  heads */
 	bool letting_go;            /* n  the journal of what was confirmed is being removed, or could not be yet */
 	bool connected;             /* n  without a link */
 	bool away;                  /* n  the link is disconnected or held: nothing is tried */

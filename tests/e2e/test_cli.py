@@ -16,6 +16,7 @@ import time
 
 import pytest
 
+import cuts_lib
 import tree_lib
 from conftest import ROOT, is_mounted, wait_for
 from cli_lib import PASS, Site
@@ -220,6 +221,35 @@ def test_a_lost_header_is_put_back_by_a_machine_that_remembers_it(vault):
     shutil.rmtree(vault.store)
     vault.store.mkdir()
     assert "nothing of a vault" in restore(code=NO_VAULT).stderr and not list(vault.store.iterdir())
+
+
+@pytest.mark.parametrize("mounted", (True, False))
+def test_a_store_that_lost_what_came_last_gets_it_again(vault, mounted):
+    vault.mount()
+    (vault.mnt / "f").write_text("one")
+    vault.run("sync", vault.mnt)
+    before = vault.stage.dir / "before"
+    shutil.copytree(vault.store, before)
+    (vault.mnt / "f").write_text("two")
+    vault.run("sync", vault.mnt)
+    if not mounted:
+        vault.umount()
+    shutil.rmtree(vault.store)
+    before.rename(vault.store)
+    if not mounted:
+        assert f"check {vault.store} --repair" in vault.mount(code=FOREIGN).stderr
+    said = vault.run("check", vault.mnt if mounted else vault.store, "--repair").stdout
+    # A mount may not have looked since: then it commits on top of it.
+    assert re.search("the newest commit was gone|the newest head, is missing", said) and ": 0 problems" in said
+    if not mounted:
+        vault.mount()
+    assert (vault.mnt / "f").read_text() == "two"
+    (vault.mnt / "g").write_text("later")
+    vault.run("sync", vault.mnt)
+    vault.umount()
+    secret = vault.stage.dir / "judge-secret"
+    cuts_lib.extract(vault.store, secret, PASS, vault.stage.dir / "extracted")
+    assert (vault.stage.dir / "extracted" / "f").read_text() == "two"
 
 
 def test_the_recovery_key_that_init_prints_opens_the_vault(site):
