@@ -441,7 +441,7 @@ static void mark_reported(struct nf_vault *v, uint64_t seq)
 {
 	struct nf_buf b = NF_BUF_INIT;
 
-	if (v->journal && nf_journal_encode_reported(&b, seq) == 0)
+	if (v->journal && nf_journal_encode_reported(&b, v->writer, seq) == 0)
 		(void)nf_journal_record(v->journal, 'M', b.p, b.len);
 	nf_buf_deinit(&b);
 }

@@ -266,12 +266,12 @@ static bool has_news(const struct nf_epoch *e)
 }
 
 /* Takes what E has that the journal does not, or the first part of it: an encoded record in *B. */
-static int record_of(struct nf_epoch *e, struct nf_buf *b, size_t *upto)
+static int record_of(uint32_t writer, struct nf_epoch *e, struct nf_buf *b, size_t *upto)
 {
 	size_t from = e->reset ? 0 : e->journaled_bytes;
 	if (e->split_at) {
 		*upto = from;
-		return nf_journal_encode_split(b, e->seq, e->split_at);
+		return nf_journal_encode_split(b, writer, e->seq, e->split_at);
 	}
 	struct nf_rd rd = nf_rd_of(e->ops.p + from, e->ops.len - from);
 	struct nf_op op;
@@ -287,7 +287,7 @@ static int record_of(struct nf_epoch *e, struct nf_buf *b, size_t *upto)
 	unsigned flags = (e->reset ? NF_JOURNAL_RESET : 0) | (e->new_base ? NF_JOURNAL_NEW_BASE : 0);
 	if ((e->reset || e->resetting) && *upto < e->ops.len)
 		flags |= NF_JOURNAL_UNFINISHED;
-	return nf_journal_encode_ops(b, e->seq, &e->base_root, flags, e->ops.p + from, *upto - from);
+	return nf_journal_encode_ops(b, writer, e->seq, &e->base_root, flags, e->ops.p + from, *upto - from);
 }
 
 /* The mark of the first shelved dot that the journal does not know of: before any record that comes after it. 1, 0. */
@@ -302,7 +302,7 @@ static int journal_shelved(struct nf_vault *v)
 		if (v->shelf[i].told)
 			continue;
 		seq = v->shelf[i].seq;
-		r = nf_journal_encode_shelved(&b, &v->shelf[i]);
+		r = nf_journal_encode_shelved(&b, v->writer, &v->shelf[i]);
 	}
 	nf_lock_drop(&v->ns);
 	if (r == 0 && seq)
@@ -331,7 +331,7 @@ static int journal_some(struct nf_vault *v)
 	struct nf_epoch *e = has_news(v->frozen) ? v->frozen : has_news(v->current) ? v->current : NULL;
 	uint64_t seq = e ? e->seq : 0;
 	bool split = e && e->split_at;
-	int r = e ? record_of(e, &b, &upto) : 0;
+	int r = e ? record_of(v->writer, e, &b, &upto) : 0;
 	nf_lock_drop(&v->ns);
 	if (r == 0 && b.len)
 		r = nf_journal_record(v->journal, split ? 'M' : 'O', b.p, b.len);

@@ -92,6 +92,7 @@ int nf_late_recall(struct nf_vault *v, struct nf_recovered *rc)
 		nf_layer_free(e->layer);
 		e->layer = NULL;
 		e->sent = e->unread = true;
+		e->writer = v->writer;
 		e->delta = l->delta;
 		e->first_segment = l->first_segment;
 		e->min_segment = 0; /* their blocks may be in any segment */
@@ -106,6 +107,7 @@ int nf_late_recall(struct nf_vault *v, struct nf_recovered *rc)
 
 struct recall {
 	struct nf_epoch *e; /* gets the operations of all of them */
+	uint32_t writer;
 	uint64_t first_segment, last_seq;
 };
 
@@ -115,12 +117,15 @@ static int recall_record(void *ctx, struct nf_journal *j, uint64_t segment, char
 	struct recall *rl = ctx;
 	struct nf_rd rd = nf_rd_of(plain, len);
 	struct nf_ref base_root;
+	uint32_t writer;
 	(void)j;
 	(void)unsynced_from_bytes;
 
 	if (kind != 'O')
 		return 0;
-	(void)nf_rd_u8(&rd); /* version: looked at when it was replayed, or ours */
+	int r = nf_record_begin(&rd, &writer);
+	if (r < 0 || writer != rl->writer)
+		return r;
 	uint64_t seq = nf_rd_u64(&rd);
 	(void)nf_rd_u8(&rd); /* flags: older forms do no harm */
 	nf_ref_decode(&rd, NULL, &base_root);
@@ -140,6 +145,7 @@ int nf_recover_unreported_ops(struct nf_vault *v)
 		if (!e->unread)
 			continue;
 		rl.e = rl.e ? rl.e : e;
+		rl.writer = e->writer;
 		rl.last_seq = NF_MAX(rl.last_seq, e->seq);
 		rl.first_segment = NF_MIN(rl.first_segment, e->first_segment);
 	}

@@ -534,7 +534,7 @@ static int freeze(struct publishing *p)
 	nf_cache_save(v->cache, false);
 	int r = nf_vault_journal(v, false);
 	if (r == 0)
-		r = nf_journal_encode_sent(&b, p->e->seq, &p->delta, p->e->first_spare);
+		r = nf_journal_encode_sent(&b, v->writer, p->e->seq, &p->delta, p->e->first_spare);
 	if (r == 0)
 		r = nf_journal_record(v->journal, 'M', b.p, b.len);
 	if (r == 0)

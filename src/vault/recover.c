@@ -1,15 +1,18 @@
 /* vault/recover.c - the journal's records, and what is made of them at mount.
  *
- *   'O'  version u8 = 1 | seq u64 | flags u8 (bit 0: forget what came before of this seq; bit 1: what came before counts
+ * Each begins with version u8 = 2 | writer u32.  What another writer than the device's present one has written is passed
+ * over: it belongs to a prefix that was given up (protocol.md R12), whose dots are counted by themselves.
+ *
+ *   'O'  seq u64 | flags u8 (bit 0: forget what came before of this seq; bit 1: what came before counts
  *        from this base root too; bit 2: of a new form, not its last record: until that came the old form stays) | base root [52] | operations
- *   'M'  version u8 = 1 | kind u8 = 1 (sent) | seq u64 | delta reference [52] | first spare inode u64
- *   'M'  version u8 = 1 | kind u8 = 2 (split) | seq u64 | number u32: of the operations so far the first are dot seq, the
+ *   'M'  kind u8 = 1 (sent) | seq u64 | delta reference [52] | first spare inode u64
+ *   'M'  kind u8 = 2 (split) | seq u64 | number u32: of the operations so far the first are dot seq, the
  *        others dot seq + 1
- *   'M'  version u8 = 1 | kind u8 = 3 (shelved) | seq u64 | number u32 | bytes u64 | operations [52] | base root [52] | root [52]
+ *   'M'  kind u8 = 3 (shelved) | seq u64 | number u32 | bytes u64 | operations [52] | base root [52] | root [52]
  *        | first segment u64 | next counter u64 | inodes u64 | bytes u64: of the operations so far the first are dot seq
  *        and stand at `operations` (null: they stay where they are, all of them), the others are dot seq + 1 (shelf.h)
  *
- *   'M'  version u8 = 1 | kind u8 = 4 (reported) | seq u64: dots up to this one are on the server, and nobody takes away what they name
+ *   'M'  kind u8 = 4 (reported) | seq u64: dots up to this one are on the server, and nobody takes away what they name
  *
  * Records of dots that the remembered base contains are passed over, but for the last of them: the operations of the
  * next dot were made on top of it; those that were not reported are noted (late.c).  What is left belongs to one or two dots: of two
@@ -25,12 +28,26 @@
 
 #include <inttypes.h>
 
-enum { RECORD_VERSION = 1, MARK_SENT = 1, MARK_SPLIT = 2, MARK_SHELVED = 3, MARK_REPORTED = 4 };
+enum { RECORD_VERSION = 2, MARK_SENT = 1, MARK_SPLIT = 2, MARK_SHELVED = 3, MARK_REPORTED = 4 };
 
-int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root,
-			  unsigned flags, const void *ops, size_t len)
+static void encode_begin(struct nf_buf *b, uint32_t writer)
 {
 	nf_buf_u8(b, RECORD_VERSION);
+	nf_buf_u32(b, writer);
+}
+
+int nf_record_begin(struct nf_rd *rd, uint32_t *writer)
+{
+	unsigned version = nf_rd_u8(rd);
+
+	*writer = nf_rd_u32(rd);
+	return version == RECORD_VERSION && nf_rd_error(rd, false) == 0 ? 0 : nf_fail(-NF_E_JOURNAL_BAD);
+}
+
+int nf_journal_encode_ops(struct nf_buf *b, uint32_t writer, uint64_t seq, const struct nf_ref *base_root,
+			  unsigned flags, const void *ops, size_t len)
+{
+	encode_begin(b, writer);
 	nf_buf_u64(b, seq);
 	nf_buf_u8(b, (uint8_t)flags);
 	nf_ref_encode(b, base_root);
@@ -38,9 +55,9 @@ int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *b
 	return nf_buf_error(b);
 }
 
-int nf_journal_encode_sent(struct nf_buf *b, uint64_t seq, const struct nf_ref *delta, uint64_t first_spare)
+int nf_journal_encode_sent(struct nf_buf *b, uint32_t writer, uint64_t seq, const struct nf_ref *delta, uint64_t first_spare)
 {
-	nf_buf_u8(b, RECORD_VERSION);
+	encode_begin(b, writer);
 	nf_buf_u8(b, MARK_SENT);
 	nf_buf_u64(b, seq);
 	nf_ref_encode(b, delta);
@@ -48,26 +65,26 @@ int nf_journal_encode_sent(struct nf_buf *b, uint64_t seq, const struct nf_ref *
 	return nf_buf_error(b);
 }
 
-int nf_journal_encode_split(struct nf_buf *b, uint64_t seq, uint32_t nr_ops)
+int nf_journal_encode_split(struct nf_buf *b, uint32_t writer, uint64_t seq, uint32_t nr_ops)
 {
-	nf_buf_u8(b, RECORD_VERSION);
+	encode_begin(b, writer);
 	nf_buf_u8(b, MARK_SPLIT);
 	nf_buf_u64(b, seq);
 	nf_buf_u32(b, nr_ops);
 	return nf_buf_error(b);
 }
 
-int nf_journal_encode_reported(struct nf_buf *b, uint64_t seq)
+int nf_journal_encode_reported(struct nf_buf *b, uint32_t writer, uint64_t seq)
 {
-	nf_buf_u8(b, RECORD_VERSION);
+	encode_begin(b, writer);
 	nf_buf_u8(b, MARK_REPORTED);
 	nf_buf_u64(b, seq);
 	return nf_buf_error(b);
 }
 
-int nf_journal_encode_shelved(struct nf_buf *b, const struct nf_shelved *s)
+int nf_journal_encode_shelved(struct nf_buf *b, uint32_t writer, const struct nf_shelved *s)
 {
-	nf_buf_u8(b, RECORD_VERSION);
+	encode_begin(b, writer);
 	nf_buf_u8(b, MARK_SHELVED);
 	nf_buf_u64(b, s->seq);
 	nf_buf_u32(b, s->nr_ops);
@@ -457,9 +474,11 @@ int nf_recover_record(void *ctx, struct nf_journal *j, uint64_t segment, char ki
 {
 	struct nf_recovered *rc = ctx;
 	struct nf_rd rd = nf_rd_of(plain, len);
+	uint32_t writer;
 
-	if (nf_rd_u8(&rd) != RECORD_VERSION)
-		return nf_fail(-NF_E_JOURNAL_BAD);
+	int r = nf_record_begin(&rd, &writer);
+	if (r < 0 || writer != rc->v->writer)
+		return r;
 	if (kind == 'O')
 		return take_ops(rc, j, segment, &rd, unsynced_from_bytes);
 	unsigned mark = kind == 'M' ? nf_rd_u8(&rd) : 0;

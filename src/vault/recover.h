@@ -40,6 +40,8 @@ struct nf_recovered {
 	struct nf_recovered_late *late; /* up to `contained` */
 	size_t nr_late;
 };
+/* What every record begins with: whose it is. -NF_E_JOURNAL_BAD. */
+int nf_record_begin(struct nf_rd *rd, uint32_t *writer);
 void nf_recovered_deinit(struct nf_recovered *rc);
 /* The journal's replay callback; ctx is the struct nf_recovered. */
 int nf_recover_record(void *ctx, struct nf_journal *j, uint64_t segment, char kind, const void *plain, size_t len,

@@ -69,9 +69,9 @@ struct nf_epoch {
 	bool aside;               /* n  frozen: the view has it already, it was shelved (shelf.h) */
 	struct nf_ref delta;      /* n  once it is on the store */
 	uint64_t first_spare;     /* n  of the delta, once encoded */
-	struct nf_vector_entry dot; /* n  valid once `delta` is */
 	struct nf_epoch *next;    /* in v->unreported */
-	bool unread;              /* there, made before this mount: `ops` are in the journal only */
+	bool unread;              /* there, made before this mount: `ops` are in the journal only ... */
+	uint32_t writer;          /* ... as those of this writer */
 	size_t nr_touched;        /* n  of v->touched, written by its commit */
 	struct nf_mend *mend;     /* the committer's: goes with its commit (mend.h) */
 	bool mended;              /* the committer's: a tree with it may have been sent */
@@ -540,18 +540,18 @@ int nf_sealed_load(struct nf_vault *v, const char *name, size_t max, uint8_t dev
 int nf_sealed_save(struct nf_vault *v, const char *name, const uint8_t device_id[16], const struct nf_buf *plain);
 
 /* --- recover.c ---------------------------------------------------------------------------------- */
-/* The journal's records. */
+/* The journal's records; WRITER is whose they are. */
 enum {
 	NF_JOURNAL_RESET = 1,      /* what came before of this dot is superseded */
 	NF_JOURNAL_NEW_BASE = 2,   /* what came before of this dot counts from this base root too */
 	NF_JOURNAL_UNFINISHED = 4, /* of a new form: it counts once a record without this flag is there */
 };
-int nf_journal_encode_ops(struct nf_buf *b, uint64_t seq, const struct nf_ref *base_root, unsigned flags,
+int nf_journal_encode_ops(struct nf_buf *b, uint32_t writer, uint64_t seq, const struct nf_ref *base_root, unsigned flags,
 			  const void *ops, size_t len);
-int nf_journal_encode_split(struct nf_buf *b, uint64_t seq, uint32_t nr_ops);
-int nf_journal_encode_shelved(struct nf_buf *b, const struct nf_shelved *s);
-int nf_journal_encode_reported(struct nf_buf *b, uint64_t seq);
-int nf_journal_encode_sent(struct nf_buf *b, uint64_t seq, const struct nf_ref *delta, uint64_t first_spare);
+int nf_journal_encode_split(struct nf_buf *b, uint32_t writer, uint64_t seq, uint32_t nr_ops);
+int nf_journal_encode_shelved(struct nf_buf *b, uint32_t writer, const struct nf_shelved *s);
+int nf_journal_encode_reported(struct nf_buf *b, uint32_t writer, uint64_t seq);
+int nf_journal_encode_sent(struct nf_buf *b, uint32_t writer, uint64_t seq, const struct nf_ref *delta, uint64_t first_spare);
 extern const struct nf_journal_seal_ops nf_vault_journal_seal;
 
 #endif

@@ -383,7 +383,7 @@ START_TEST(more_than_one_delta_holds_goes_out_in_several)
 			ck_assert_int_eq(nf_vault_journal(a.v, true), 0);
 		} else {
 			struct nf_buf b = NF_BUF_INIT;
-			ck_assert_int_eq(nf_journal_encode_split(&b, a.v->frozen->seq, a.v->frozen->split_at), 0);
+			ck_assert_int_eq(nf_journal_encode_split(&b, a.v->writer, a.v->frozen->seq, a.v->frozen->split_at), 0);
 			ck_assert_int_eq(nf_journal_record(a.v->journal, 'M', b.p, b.len), 0);
 			nf_buf_deinit(&b);
 		}
