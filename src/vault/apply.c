@@ -269,9 +269,9 @@ static int dispatch(struct nf_txn *t, const struct nf_op *op)
 		return op_collect(t, op);
 	case NF_OP_MOVE:
 	case NF_OP_RESEAL:
-		return nf_txn_do_move(t, op);
+		return t->a->stays ? 0 : nf_txn_do_move(t, op);
 	case NF_OP_PLACE:
-		return op_place(t, op);
+		return t->a->stays ? 0 : op_place(t, op);
 	case NF_OP_KIND_NR:
 		break;
 	}

@@ -55,6 +55,8 @@ struct nf_apply {
 	/* Sums of differences, modulo 2^64: nf_counter_sum(). */
 	int64_t inodes;
 	int64_t bytes;
+	/* What the collector says to stand elsewhere stays where it is: what is there may be gone by now. */
+	bool stays;
 	/* Conflicts met. */
 	uint64_t conflicts;
 	/* inode -> its conflict copy, within one replay */

@@ -460,7 +460,7 @@ static int confirm(struct nf_vault *v, const struct nf_head *leaf, uint64_t know
 	v->confirmed_seq = seq;
 	v->letting_go = true; /* a sync may be answered from now on */
 	nf_lock_drop(&v->ns);
-	nf_named_reported(v);
+	nf_named_reported(v, seq);
 	mark_reported(v, seq);
 	nf_journal_let_go(v);
 	return 0;

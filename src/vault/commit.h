@@ -35,7 +35,8 @@ int nf_named_add_node(struct nf_vault *v, unsigned level, const void *plain, siz
 int nf_named_check(struct nf_vault *v, const struct nf_head *leaf, int64_t date_s);
 /* G6, before a head with packs sent long ago: what was taken away meanwhile is sent again. */
 int nf_named_recheck(struct nf_vault *v, const struct nf_head *leaf);
-void nf_named_reported(struct nf_vault *v);
+/* Dots up to SEQ are reported: what they name is looked after no more. */
+void nf_named_reported(struct nf_vault *v, uint64_t seq);
 
 /* publish.c */
 /* Puts packs and one head on top of v->base, with the frozen epoch (if there is one), or merging LEAVES (more than

@@ -128,6 +128,13 @@ struct nf_gc_moved {
 /* Whatever the kept trees name in packs of FROM is copied elsewhere and said to stand there, as operations of the current
  * epoch; nodes of the newest tree that stand there are marked for the next commit.  Blocks. */
 int nf_gc_move(const struct nf_gc_move *m, struct nf_gc_moved *out);
+/* --- gc_undo.c --------------------------------------------------------------------------- */
+/* What the collector's operations in OWN say to stand in packs of BAD, where it cannot be read any more, is said to stand where it
+ * was, if that is there.  G: items of the newest tree.  *OPS: counts on. */
+int nf_gc_undo(const struct nf_gc *g, const struct nf_epoch *own, const struct nf_pack_set *bad, uint64_t *ops);
+/* --- gc_named.c -------------------------------------------------------------------------- */
+/* 1, 0, negative. */
+int nf_gc_pack_exists(struct nf_vault *v, const struct nf_pack_id *id);
 /* A tree that was only to be written anew needs an operation to be committed with. */
 int nf_gc_empty_op(struct nf_vault *v);
 

@@ -251,6 +251,6 @@ int nf_gc_copy(struct nf_gc_work *w)
 	/* What is said to stand in a pack is looked after until that is reported. */
 	for (struct nf_gc_object *o = w->first; r == 0 && o; o = o->next)
 		if (o->state == NF_GC_PLACED && nf_gc_goes(w, &o->from.pack))
-			r = nf_named_add(w->m.v, &o->to.pack);
+			r = nf_gc_name(w, &o->to.pack);
 	return r;
 }

@@ -181,10 +181,38 @@ static int tell_newest(struct nf_gc_work *w)
 	return r;
 }
 
+int nf_gc_name(const struct nf_gc_work *w, const struct nf_pack_id *pack)
+{
+	struct nf_vault *v = w->m.v;
+
+	nf_lock_take(&v->ns);
+	int r = nf_named_add_locked(v, pack, w->since_s);
+	if (r == 0) {
+		struct nf_pack_entry *e = nf_pack_set_find(&v->named, pack);
+		e->awaited = true;
+		e->awaited_seq = UINT64_MAX;
+	}
+	nf_lock_drop(&v->ns);
+	return r;
+}
+
+/* The operations are in the current epoch, or in one before it. */
+static void names_told(struct nf_vault *v)
+{
+	nf_lock_take(&v->ns);
+	for (struct nf_pack_entry *e = nf_pack_set_first(&v->named); e; e = nf_pack_set_next(e))
+		if (e->awaited && e->awaited_seq == UINT64_MAX)
+			e->awaited_seq = v->current->seq;
+	nf_lock_drop(&v->ns);
+}
+
 int nf_gc_move(const struct nf_gc_move *m, struct nf_gc_moved *out)
 {
 	struct nf_gc_work w = { .m = *m };
 
+	nf_lock_take(&m->v->ns);
+	w.since_s = m->v->look_date_s;
+	nf_lock_drop(&m->v->ns);
 	w.codec = nf_codec_get(m->v->ring);
 	w.epoch = nf_ring_newest(m->v->ring);
 	int r = w.codec ? 0 : nf_fail(-ENOMEM);
@@ -198,6 +226,7 @@ int nf_gc_move(const struct nf_gc_move *m, struct nf_gc_moved *out)
 			r = nf_gc_place(&w);
 		if (r == 0 && w.r.nodes && !w.r.ops)
 			r = nf_gc_empty_op(m->v);
+		names_told(m->v);
 	}
 	nf_gc_work_deinit(&w);
 	if (r == 0)

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "base/trace.h"
 #include "vault/gc.h"
+#include "vault/node.h"
 #include "vault/recover.h"
 #include "vault/upload.h"
 
@@ -93,9 +94,75 @@ static int differs(void *ctx, const struct nf_key *key, const struct nf_val *old
 	return now ? nf_item_packs(&a->v->src, key, now, add, a) : 0;
 }
 
-static int opened(void *ctx, const struct nf_ref *ref, bool is_old) { return is_old ? 0 : add(ctx, &ref->pack, 0, 0); }
+/* With the packs of what is below it: one that is gone cannot be opened itself. */
+static int opened(void *ctx, const struct nf_ref *ref, bool is_old)
+{
+	nf_auto(nf_node_put_p) struct nf_node *node = NULL;
+	struct adding *a = ctx;
 
-static int walked_item(void *ctx, const struct nf_key *key, const struct nf_val *val) { return differs(ctx, key, NULL, val); }
+	int r = is_old ? 0 : add(a, &ref->pack, 0, 0);
+	if (r < 0 || is_old || !ref->level)
+		return r;
+	r = nf_source_get(&a->v->src, ref, NULL, NULL, &node);
+	for (unsigned i = 0; r == 0 && i < node->body.nr; i++) {
+		struct nf_ref child;
+		nf_node_child(node, i, &child);
+		r = add(a, &child.pack, 0, 0);
+	}
+	return r;
+}
+
+/* A tree was put from OLD to NOW. */
+static int placed_tree(struct adding *a, const struct nf_ref *old, const struct nf_ref *now)
+{
+	if (nf_ref_is_null(now) || nf_ref_equal(old, now))
+		return 0;
+	int r = add(a, &now->pack, 0, 0);
+	if (r == 0)
+		r = nf_tree_diff_nodes(&a->v->src, old, now, differs, opened, a);
+	/* What of it is gone will be found so. */
+	return nf_is_damage(r) ? 0 : r;
+}
+
+static int placed_snapshots(struct adding *a, const struct nf_val *old, const struct nf_val *now)
+{
+	struct nf_snapshot_entry x, y;
+	size_t pos = 0;
+	int r;
+
+	while ((r = nf_snapshot_iter(now->p, now->len, &now->self, &pos, &x)) == 0) {
+		size_t old_pos = 0;
+		while (r == 0 && (r = nf_snapshot_iter(old->p, old->len, &old->self, &old_pos, &y)) == 0)
+			if (!memcmp(x.rand, y.rand, sizeof x.rand))
+				r = placed_tree(a, &y.root, &x.root);
+		if (r < 0)
+			break;
+	}
+	return NF_MIN(r, 0);
+}
+
+/* Of the newest tree: trees and deltas that were put elsewhere, too. */
+static int newest_differs(void *ctx, const struct nf_key *key, const struct nf_val *old, const struct nf_val *now)
+{
+	struct adding *a = ctx;
+	struct nf_delta_item d;
+	struct nf_root_item i;
+	int r;
+
+	if (now && key->type == NF_ITEM_DELTA) {
+		r = nf_delta_item_decode(now->p, now->len, &now->self, &d);
+		return r < 0 ? r : add(a, &d.delta.pack, 0, 0);
+	}
+	if (now && key->type == NF_ITEM_ROOT) {
+		r = nf_root_decode(now->p, now->len, &now->self, &i);
+		return r < 0 ? r : placed_tree(a, &i.root, nf_root_now(&i));
+	}
+	if (old && now && key->type == NF_ITEM_SNAPSHOT)
+		return placed_snapshots(a, old, now);
+	return differs(ctx, key, old, now);
+}
+
+static int walked_item(void *ctx, const struct nf_key *key, const struct nf_val *val) { return newest_differs(ctx, key, NULL, val); }
 
 static int walked_node(void *ctx, const struct nf_ref *ref) { return opened(ctx, ref, false); }
 
@@ -111,7 +178,7 @@ static int add_sent_before(struct nf_vault *v, const struct nf_head *leaf, const
 	nf_lock_drop(&v->ns);
 	if (known || r < 0 || nf_ref_is_null(&e->base_root))
 		return r;
-	r = nf_tree_diff_nodes(&v->src, &e->base_root, &leaf->root, differs, opened, &a);
+	r = nf_tree_diff_nodes(&v->src, &e->base_root, &leaf->root, newest_differs, opened, &a);
 	if (nf_is_damage(r))
 		r = nf_tree_walk(&v->src, &leaf->root, walked_item, walked_node, &a);
 	/* What cannot be read now is no reason to hold up what can: `check` names it. */
@@ -120,7 +187,7 @@ static int add_sent_before(struct nf_vault *v, const struct nf_head *leaf, const
 
 /* --- the check ------------------------------------------------------------------------- */
 
-static int pack_exists(struct nf_vault *v, const struct nf_pack_id *id)
+int nf_gc_pack_exists(struct nf_vault *v, const struct nf_pack_id *id)
 {
 	struct nf_store_op op = { .verb = NF_STORE_STAT };
 
@@ -148,7 +215,7 @@ static int find_bad(struct nf_vault *v, const struct nf_head *leaf, int64_t date
 		nf_lock_drop(&v->ns);
 		if (nf_pack_set_find(&condemned, &e->id))
 			r = note_bad(bad, &e->id);
-		else if (ask && (r = pack_exists(v, &e->id)) == 0)
+		else if (ask && (r = nf_gc_pack_exists(v, &e->id)) == 0)
 			r = note_bad(bad, &e->id);
 		r = NF_MIN(r, 0);
 		nf_lock_take(&v->ns);
@@ -182,6 +249,8 @@ static int move_bad(struct nf_vault *v, const struct nf_head *leaf, struct nf_pa
 	m.nr_deltas = g.nr_deltas;
 	if (r == 0)
 		r = nf_gc_move(&m, moved);
+	if (r == 0)
+		r = nf_gc_undo(&g, v->unreported, bad, &moved->ops);
 	nf_gc_items_deinit(&g);
 	return r;
 }
@@ -244,6 +313,12 @@ int nf_named_recheck(struct nf_vault *v, const struct nf_head *leaf)
 	r = find_bad(v, leaf, date_s, &bad);
 	if (r == 0) {
 		nf_lock_take(&v->ns);
+		/* What the collector copied is named by its operations already: it is put right once they are published. */
+		for (struct nf_pack_entry *e = nf_pack_set_first(&bad), *next; e; e = next) {
+			next = nf_pack_set_next(e);
+			if (!nf_pack_set_find(&v->sent, &e->id))
+				nf_pack_set_remove(&bad, &e->id);
+		}
 		nf_moved_forget(v, &bad);
 		nf_lock_drop(&v->ns);
 		forget_bad(v, &bad);
@@ -252,13 +327,18 @@ int nf_named_recheck(struct nf_vault *v, const struct nf_head *leaf)
 	return r;
 }
 
-void nf_named_reported(struct nf_vault *v)
+void nf_named_reported(struct nf_vault *v, uint64_t seq)
 {
 	struct nf_epoch *e;
 
 	nf_lock_take(&v->ns);
-	nf_pack_set_deinit(&v->named);
-	v->named_since_s = 0;
+	for (struct nf_pack_entry *p = nf_pack_set_first(&v->named), *next; p; p = next) {
+		next = nf_pack_set_next(p);
+		if (!p->awaited || seq > p->awaited_seq)
+			nf_pack_set_remove(&v->named, &p->id);
+	}
+	if (!v->named.nr)
+		v->named_since_s = 0;
 	e = v->unreported;
 	v->unreported = NULL;
 	nf_lock_drop(&v->ns);

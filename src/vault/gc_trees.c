@@ -64,7 +64,7 @@ static int send(struct nf_meta_pack *m)
 	int r = nf_pack_put(&put);
 	nf_gc_rest(&t->w->m.pace, began_ns);
 	if (r == 0)
-		r = nf_named_add(v, &m->id);
+		r = nf_gc_name(t->w, &m->id);
 	m->bytes.len = 0;
 	nf_pack_id_random(&m->id);
 	return r;

@@ -58,6 +58,7 @@ struct nf_gc_work {
 	struct nf_gc_move m;
 	struct nf_codec *codec;
 	uint32_t epoch; /* what is copied and older is sealed again */
+	int64_t since_s; /* the server's date before anything was sent */
 	struct nf_avl objects, nodes;
 	struct nf_gc_object *first, **last;
 	/* The walk under way: whose tree, and the block size of the last file met. */
@@ -83,6 +84,11 @@ static inline bool nf_gc_goes(const struct nf_gc_work *w, const struct nf_pack_i
 {
 	return nf_pack_set_find(w->m.from, pack) != NULL;
 }
+
+/* --- gc_move.c -------------------------------------------------------------------------------------- */
+/* PACK is one that operations of this move are going to name: it is looked after until they are reported, also where a dot that was
+ * cut before them is reported meanwhile. */
+int nf_gc_name(const struct nf_gc_work *w, const struct nf_pack_id *pack);
 
 /* --- gc_copy.c -------------------------------------------------------------------------------------- */
 /* Places every object that is to be copied. */

@@ -530,11 +530,11 @@ void nf_place_encode(struct nf_buf *b, const struct nf_place *p)
 
 static bool place_is_valid(const struct nf_place *p)
 {
-	/* Sealed bytes of a delta move as they are, or are sealed again under newer keys. */
+	/* Sealed bytes of a delta move as they are, or are sealed again under newer keys, or that is taken back (gc_undo.c). */
 	if (p->key.type == NF_ITEM_DELTA)
 		return nf_ref_check(&p->old) == 0 && nf_ref_check(&p->now) == 0 && !p->old.level && !p->now.level &&
 		       p->old.plain_len == p->now.plain_len &&
-		       (p->old.epoch < p->now.epoch || !memcmp(p->old.tag, p->now.tag, sizeof p->now.tag));
+		       (p->old.epoch != p->now.epoch || !memcmp(p->old.tag, p->now.tag, sizeof p->now.tag));
 	return (p->key.type == NF_ITEM_ROOT || p->key.type == NF_ITEM_SNAPSHOT) && nf_root_is_valid(&p->old) &&
 	       nf_root_is_valid(&p->now);
 }

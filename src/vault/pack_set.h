@@ -20,6 +20,8 @@ struct nf_pack_entry {
 	uint64_t size_bytes;  /* on the store; 0: not listed */
 	int64_t mtime_s;      /* by the server's clock */
 	int64_t condemned_s;  /* when, by the server's clock */
+	uint64_t awaited_seq; /* of v->named: see nf_gc_name() */
+	bool awaited;
 	bool lost;            /* of what it holds something could not be read whole */
 	bool listed, condemned;
 	bool touched;         /* live_bytes changed since the last root that was judged */

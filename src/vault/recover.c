@@ -563,6 +563,8 @@ static int replay_records(struct nf_vault *v, struct nf_epoch *e, const struct n
 		.view = { .nodes = v->nodes, .base = *root, .layers = { e->layer } },
 		.layer = e->layer, .ring = v->ring, .dot = { v->writer, e->seq }, .host = v->host,
 		.base_layer = before, .out = e->sent ? NULL : &e->ops,
+		/* Nothing named what a collector had copied, so another may have taken it away since: the next run copies again. */
+		.stays = !e->sent,
 		.first_spare = e->sent ? e->first_spare : (uint64_t)v->writer << 40 | v->next_counter,
 	};
 	int r = 0;

@@ -546,7 +546,8 @@ void nf_vault_close(struct nf_vault *v)
 	nf_ahead_clear(v);
 	nf_moved_trim(v, UINT64_MAX);
 	nf_lock_drop(&v->ns);
-	nf_named_reported(v);
+	nf_named_reported(v, UINT64_MAX);
+	nf_pack_set_deinit(&v->named);
 	free(v->touched);
 	nf_mend_free(v->mend);
 	nf_nodes_free(v->nodes);

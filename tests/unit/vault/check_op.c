@@ -282,7 +282,7 @@ START_TEST(values_outside_their_limits_are_refused)
 	REFUSED(snapshot_op(), op.snapshot.name = "a/bcde");
 	REFUSED(snapshot_op(), op.snapshot.seq = 0);
 	REFUSED(snapshot_op(), op.snapshot.root = (struct nf_ref){ 0 });
-	/* A delta's tag stays in its epoch, no tree is nowhere, and nothing else has a place. */
+	/* A delta's tag stays within an epoch, no tree is nowhere, and nothing else has a place. */
 	REFUSED(place_op(), places[2 * NF_PLACE_ENCODED - 10]++);
 	REFUSED(place_op(), memset(places + 33, 0, NF_REF_ENCODED));
 	REFUSED(place_op(), places[0] = NF_ITEM_CONDEMNED);

@@ -288,6 +288,135 @@ START_TEST(a_run_cut_at_any_operation_loses_nothing_and_the_next_one_ends_it)
 }
 END_TEST
 
+/* --- taken away ----------------------------------------------------------------------- */
+
+enum { NAMES_MAX = 300 };
+
+struct names {
+	char name[NAMES_MAX][NF_STORE_NAME_MAX];
+	size_t nr;
+};
+
+static void list(const struct vfs_site *s, const char *dir, struct names *out)
+{
+	struct nf_store_op op = { .verb = NF_STORE_LIST };
+
+	snprintf(op.name, sizeof op.name, "%.60s", dir);
+	ck_assert_int_eq(nf_store_run(s->keep, &op), 0);
+	for (size_t i = 0; i < op.nr_entries; i++) {
+		char path[NF_STORE_NAME_MAX];
+		snprintf(path, sizeof path, "%.60s/%.60s", dir, op.entries[i].name);
+		if (op.entries[i].is_dir) {
+			list(s, path, out);
+		} else {
+			ck_assert_uint_lt(out->nr, NAMES_MAX);
+			memcpy(out->name[out->nr++], path, sizeof path);
+		}
+	}
+	nf_store_op_deinit(&op);
+}
+
+static bool is_among(const struct names *n, const char *name)
+{
+	for (size_t i = 0; i < n->nr; i++)
+		if (!strcmp(n->name[i], name))
+			return true;
+	return false;
+}
+
+/* As a collector that finds them named by nothing, and older than its grace. */
+static size_t take_away(const struct vfs_site *s, const struct names *but)
+{
+	struct names now = { .nr = 0 };
+	size_t nr = 0;
+
+	list(s, "packs", &now);
+	for (size_t i = 0; i < now.nr; i++) {
+		struct nf_store_op op = { .verb = NF_STORE_DELETE };
+		if (is_among(but, now.name[i]))
+			continue;
+		snprintf(op.name, sizeof op.name, "%s", now.name[i]);
+		ck_assert_int_eq(nf_store_run(s->keep, &op), 0);
+		nf_store_op_deinit(&op);
+		nr++;
+	}
+	return nr;
+}
+
+/* A delta that went with its head is lost, and those who might lack it can only take the head for one that is not there. */
+static void not_a_delta(void *ctx, const char *line)
+{
+	size_t *nr = ctx;
+
+	if (strstr(line, "its list of operations"))
+		return;
+	fprintf(stderr, "check: %s\n", line);
+	++*nr;
+}
+
+static size_t lost(struct vfs *m)
+{
+	size_t nr = 0;
+	struct nf_check_options o = { .read_data = true, .report = not_a_delta, .ctx = &nr };
+	struct nf_check_result r;
+
+	ck_assert_int_eq(nf_vault_check(m->v, &o, &r), 0);
+	return nr;
+}
+
+/* The machine goes away with its first commit unsent, and with all that it had copied for it; comes back without its cache; and
+ * publishes what it had done.  _i: 0 blocks and trees were copied as they are, 1 sealed again. */
+START_TEST(what_a_run_copied_and_others_took_away_meanwhile_is_said_to_be_where_it_was)
+{
+	uint64_t step = getenv("FOLIOFS_LONG") ? 1 : 6;
+	size_t taken = 0;
+
+	for (uint64_t at = 5;; at += step) {
+		struct names heads = { .nr = 0 }, packs = { .nr = 0 }, after = { .nr = 0 };
+		struct nf_gc_options o = at_once();
+		struct nf_gc_result r;
+		struct vfs_site s;
+		vfs_site_init(&s, "", "");
+		struct vfs a = vfs_mount(&s, "a");
+		history(&a);
+		if (_i)
+			rekey(&s, &a);
+		o.repack_percent = 101; /* of this size there is no pack that is not worth it */
+		o.keep_heads = 10;
+		vfs_unmount(&a);
+		list(&s, "heads", &heads);
+		list(&s, "packs", &packs);
+		struct gate *g = gate_new(vfs_store(&s));
+		ck_assert_int_eq(vfs_mount_over(&s, "a", &g->base, &a), 0);
+		atomic_store(&g->shut_at, atomic_load(&g->nr) + at);
+		ck_assert_int_lt(nf_vault_gc(a.v, &o, NULL, &r), 0);
+		ck_assert_int_eq(nf_vault_journal(a.v, true), 0);
+		vfs_unmount(&a);
+		list(&s, "heads", &after);
+		if (after.nr > heads.nr) {
+			vfs_site_deinit(&s);
+			break;
+		}
+		taken += take_away(&s, &packs);
+		drop_cache(&s, "a");
+		a = vfs_mount(&s, "a");
+		ck_assert_int_eq(vfs_puts(&a, "/later", "more"), 0);
+		ck_assert_int_eq(vfs_sync(&a), 0);
+		ck_assert_int_eq(check(&a, "/one", BIG, 1), 0);
+		ck_assert_int_eq(check(&a, "/short", 70000, 14), 0);
+		ck_assert_uint_eq(lost(&a), 0);
+		vfs_unmount(&a);
+		a = vfs_mount(&s, "fresh");
+		ck_assert_int_eq(check(&a, "/clone", BIG, 1), 0);
+		ck_assert_uint_eq(lost(&a), 0);
+		vfs_unmount(&a);
+		vfs_site_deinit(&s);
+	}
+	printf("# packs taken away: %d\n", (int)taken);
+	ck_assert_uint_gt(taken, 0);
+}
+END_TEST
+
 /* --- damage ---------------------------------------------------------------------------- */
 
 static char *victim; /* the path of the largest pack */
@@ -368,6 +497,7 @@ static void suite_add(Suite *s)
 	tcase_add_loop_test(tc, what_is_under_older_keys_is_sealed_again_once_wherever_it_is_kept, 0, 2);
 	tcase_add_test(tc, what_others_write_meanwhile_and_what_they_hold_unsent_stays);
 	tcase_add_test(tc, a_run_cut_at_any_operation_loses_nothing_and_the_next_one_ends_it);
+	tcase_add_loop_test(tc, what_a_run_copied_and_others_took_away_meanwhile_is_said_to_be_where_it_was, 0, 2);
 	tcase_add_test(tc, a_block_that_cannot_be_read_stays_as_it_is_and_idle_runs_do_not_come_back_to_it);
 }
 
