@@ -325,7 +325,7 @@ static int move_window(struct nf_txn *t, const struct nf_key *key, uint32_t bloc
 		return r;
 	for (int b = 0; b < NF_WINDOW_BLOCKS; b++) {
 		if (!named[b] || !known[b] || !to[b].sealed_len || !was[b].sealed_len || !same_block(&now[b], &was[b]) ||
-		    was[b].plain_len != to[b].plain_len)
+		    was[b].birth != to[b].birth || was[b].index != to[b].index || was[b].plain_len != to[b].plain_len)
 			continue;
 		p.refs[b] = to[b];
 		p.known[b] = any = true;

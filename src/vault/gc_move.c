@@ -94,7 +94,7 @@ static int tell_window(struct telling *t, const struct nf_key *key, const struct
 			continue;
 		known[b] = nf_gc_placed(w, &refs[b]) || all;
 		any |= known[b];
-		resealed |= refs[b].epoch != were[b].epoch;
+		resealed |= memcmp(refs[b].tag, were[b].tag, sizeof refs[b].tag) != 0;
 	}
 	if (!any)
 		return 0;

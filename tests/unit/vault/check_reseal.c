@@ -4,6 +4,7 @@
 
 #include "codec/codec.h"
 #include "vault/commit.h"
+#include "vault/gc.h"
 
 #include <ftw.h>
 #include <unistd.h>
@@ -417,9 +418,62 @@ START_TEST(what_a_run_copied_and_others_took_away_meanwhile_is_said_to_be_where_
 }
 END_TEST
 
+/* --- what such an operation may do ------------------------------------------------------ */
+
+START_TEST(a_block_is_replaced_by_none_but_itself_sealed_again)
+{
+	struct nf_block_ref refs[NF_WINDOW_BLOCKS], to[NF_WINDOW_BLOCKS];
+	struct nf_buf windows = NF_BUF_INIT, olds = NF_BUF_INIT, value = NF_BUF_INIT;
+	bool known[NF_WINDOW_BLOCKS] = { true };
+	struct nf_want w = NF_WANT_INIT;
+	struct vfs_site s;
+	uint64_t dir, ino;
+	char last[256];
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	ck_assert_int_eq(put(&a, "/one", BIG, 1), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_walk(&a, "/one", &dir, last, &ino), 0);
+	nf_lock_take(&a.v->ns);
+	struct nf_view view = nf_vault_view(a.v);
+	ck_assert_int_eq(nf_extent_lookup(&view, ino, 0, 1u << a.v->block_shift, &w, refs), 0);
+	nf_lock_drop(&a.v->ns);
+	for (int i = 0; i < 3; i++) {
+		/* 0: another block; 1: another birth, the same seal; 2: itself, as one elsewhere. */
+		to[0] = i == 0 ? refs[1] : refs[0];
+		to[0].birth += i == 1;
+		struct nf_block_ref was[NF_WINDOW_BLOCKS] = { refs[0] };
+		windows.len = olds.len = value.len = 0;
+		nf_extent_encode(&value, to, known, 1u << a.v->block_shift, false);
+		nf_buf_u64(&windows, 0);
+		nf_buf_str16(&windows, value.p, value.len);
+		value.len = 0;
+		nf_extent_encode(&value, was, known, 1u << a.v->block_shift, false);
+		nf_buf_u64(&olds, 0);
+		nf_buf_str16(&olds, value.p, value.len);
+		struct nf_op op = { .kind = NF_OP_RESEAL, .conflict_mode = NF_MODE_STASH, .time = nf_clock_real(), .ino = ino,
+				    .windows = windows.p, .windows_len = windows.len, .nr_windows = 1, .olds = olds.p,
+				    .olds_len = olds.len };
+		ck_assert_int_eq(nf_vault_do_waiting(a.v, &op), 0);
+		ck_assert_int_eq(vfs_sync(&a), 0);
+	}
+	vfs_unmount(&a);
+	a = vfs_mount(&s, "fresh");
+	ck_assert_int_eq(check(&a, "/one", BIG, 1), 0);
+	is_whole(&a);
+	nf_buf_deinit(&windows);
+	nf_buf_deinit(&olds);
+	nf_buf_deinit(&value);
+	nf_want_deinit(&w);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 /* --- damage ---------------------------------------------------------------------------- */
 
-static char *victim; /* the path of the largest pack */
+static char *victim; /* the path of a pack */
 static off_t victim_bytes;
 
 static int largest(const char *path, const struct stat *st, int kind, struct FTW *ftw)
@@ -445,19 +499,24 @@ static void flip_a_bit(const char *path, off_t at)
 	close(fd);
 }
 
+static void site_in_files(struct vfs_site *s, char dir[300])
+{
+	s->dir = nf_tempdir_new();
+	snprintf(dir, 300, "%s/store", s->dir.path);
+	snprintf(s->address, sizeof s->address, "%.190s", dir);
+	ck_assert_int_eq(mkdir(dir, 0700), 0);
+	ck_assert_int_eq(nf_header_new(&s->header), 0);
+	s->keep = vfs_store(s);
+	ck_assert_int_eq(nf_vault_format(s->keep, s->header, "test"), 0);
+}
+
 START_TEST(a_block_that_cannot_be_read_stays_as_it_is_and_idle_runs_do_not_come_back_to_it)
 {
 	struct nf_gc_options o = at_once();
 	struct vfs_site s = { 0 };
 	char dir[300];
 
-	s.dir = nf_tempdir_new();
-	snprintf(dir, sizeof dir, "%s/store", s.dir.path);
-	snprintf(s.address, sizeof s.address, "%.190s", dir);
-	ck_assert_int_eq(mkdir(dir, 0700), 0);
-	ck_assert_int_eq(nf_header_new(&s.header), 0);
-	s.keep = vfs_store(&s);
-	ck_assert_int_eq(nf_vault_format(s.keep, s.header, "test"), 0);
+	site_in_files(&s, dir);
 	struct vfs a = vfs_mount(&s, "a");
 	ck_assert_int_eq(put(&a, "/one", BIG, 1), 0);
 	ck_assert_int_eq(vfs_sync(&a), 0);
@@ -489,6 +548,88 @@ START_TEST(a_block_that_cannot_be_read_stays_as_it_is_and_idle_runs_do_not_come_
 }
 END_TEST
 
+static int last_leaf(void *ctx, const struct nf_ref *ref)
+{
+	if (!ref->level)
+		memcpy(ctx, ref, sizeof *ref);
+	return 0;
+}
+
+static int no_item(void *ctx, const struct nf_key *key, const struct nf_val *val)
+{
+	(void)ctx, (void)key, (void)val;
+	return 0;
+}
+
+static int of_snapshot(void *ctx, const struct nf_key *key, const struct nf_val *val)
+{
+	struct nf_snapshot_entry e;
+	struct nf_vault *v = ctx;
+	struct nf_ref leaf = { 0 };
+	char path[NF_STORE_NAME_MAX];
+	size_t pos = 0;
+
+	(void)key;
+	ck_assert_int_eq(nf_snapshot_iter(val->p, val->len, &val->self, &pos, &e), 0);
+	ck_assert_int_eq(nf_tree_walk(&v->src, &e.root, no_item, last_leaf, &leaf), 0);
+	ck_assert_uint_gt(e.root.level, 0);
+	nf_pack_name(&leaf.pack, path);
+	victim_bytes = leaf.offset_bytes + leaf.sealed_len / 2;
+	victim = strdup(path);
+	return 0;
+}
+
+START_TEST(nothing_is_sealed_again_and_again_for_a_snapshot_of_which_a_node_is_lost_later)
+{
+	const struct nf_key from = { .type = NF_ITEM_SNAPSHOT }, to = { .type = NF_ITEM_SNAPSHOT + 1 };
+	struct nf_gc_options o = at_once(), look;
+	struct vfs_site s = { 0 };
+	struct nf_gc_result r = { 0 };
+	char dir[300], path[500];
+
+	site_in_files(&s, dir);
+	struct vfs a = vfs_mount(&s, "a");
+	for (int i = 0; i < 300; i++) {
+		snprintf(path, sizeof path, "/f%d", i);
+		ck_assert_int_eq(put(&a, path, 2000, (uint64_t)i), 0);
+	}
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(nf_vault_snapshot_create(a.v, "kept", NULL), 0);
+	for (int i = 0; i < 300; i++) {
+		snprintf(path, sizeof path, "/f%d", i);
+		ck_assert_int_eq(vfs_unlink(&a, path, false), 0);
+	}
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	o.grace_s = 86400;
+	o.keep_heads = 1000;
+	(void)gc(&a, &o);
+	rekey(&s, &a);
+	ck_assert_int_eq(vfs_puts(&a, "/new", "under two"), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	/* From now on it is remembered what the snapshot names, and it is not gone through again to find out. */
+	look = o;
+	look.dry_run = true;
+	ck_assert_uint_gt(gc(&a, &look).old_bytes, 600000);
+	ck_assert_int_eq(nf_gc_range(&a.v->src, &a.v->base.root, &from, &to, of_snapshot, a.v), 0);
+	vfs_unmount(&a);
+	drop_cache(&s, "a");
+	snprintf(path, sizeof path, "%.300s/%s", dir, victim);
+	flip_a_bit(path, victim_bytes);
+	a = vfs_mount(&s, "a");
+	o.idle = true;
+	o.move_bytes = 64 << 20;
+	for (int i = 0; i < 4; i++)
+		r = gc(&a, &o);
+	ck_assert_uint_gt(r.old_bytes, 0);
+	ck_assert_uint_eq(r.resealed_bytes + r.moved_bytes + r.moved_trees, 0);
+	ck_assert_int_eq(vfs_checks(&a, "/new", "under two"), 0);
+	vfs_unmount(&a);
+	free(victim);
+	victim = NULL;
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "reseal", 120);
@@ -498,7 +639,9 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, what_others_write_meanwhile_and_what_they_hold_unsent_stays);
 	tcase_add_test(tc, a_run_cut_at_any_operation_loses_nothing_and_the_next_one_ends_it);
 	tcase_add_loop_test(tc, what_a_run_copied_and_others_took_away_meanwhile_is_said_to_be_where_it_was, 0, 2);
+	tcase_add_test(tc, a_block_is_replaced_by_none_but_itself_sealed_again);
 	tcase_add_test(tc, a_block_that_cannot_be_read_stays_as_it_is_and_idle_runs_do_not_come_back_to_it);
+	tcase_add_test(tc, nothing_is_sealed_again_and_again_for_a_snapshot_of_which_a_node_is_lost_later);
 }
 
 NF_SUITE("vault/reseal")
