@@ -64,7 +64,7 @@
 	X(SNAPSHOT_NONE, ENOENT, "there is no such snapshot")                                      \
 	X(SNAPSHOT_AMBIGUOUS, ENOTUNIQ, "several snapshots have this name: add @ID, as `snapshot DIR list` shows it")  \
 	X(OPTION, EINVAL, "option not understood")                                                  \
-	X(WRITER_CLONED, EPERM, "another device writes as this one: its state was copied or restored") \
+	X(WRITER_CLONED, EPERM, "another device writes as this one: its state was copied or restored; mount it again") \
 	X(GC_TOO_MUCH, EAGAIN, "collecting would read more than it may now; `foliofs gc` has no such limit")
 
 enum nf_error {

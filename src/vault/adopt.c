@@ -486,7 +486,7 @@ static int remember(struct nf_vault *v, const struct nf_head *leaf)
 {
 	struct nf_state s = { .base = *leaf };
 
-	if (!v->state_path)
+	if (!v->state_path || v->renewing)
 		return 0;
 	nf_lock_take(&v->ns);
 	memcpy(s.device_id, v->device_id, sizeof s.device_id);

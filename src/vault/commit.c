@@ -247,7 +247,7 @@ static int look_for_base(struct nf_vault *v, struct nf_look_result *out)
 	return r == 0 ? check_rollback(v, out) : r;
 }
 
-static int look(struct nf_vault *v, struct nf_look_result *out)
+int nf_commit_look(struct nf_vault *v, bool as_writer, struct nf_look_result *out)
 {
 	int r = meeting_is_due(v) ? meet(v) : 0;
 
@@ -270,7 +270,7 @@ static int look(struct nf_vault *v, struct nf_look_result *out)
 	}
 	if (r == 0)
 		v->put_back = false;
-	if (r == 0)
+	if (r == 0 && as_writer)
 		r = check_cloned(v, out);
 	nf_lock_take(&v->ns);
 	v->connected = r == 0 || r == -NF_E_HEAD_ROLLBACK;
@@ -359,7 +359,7 @@ static int take_leaves(struct nf_vault *v, bool again, struct leaves *l)
 
 	if (!again) {
 		v->base_seen_ns = 0;
-		int r = look(v, &seen);
+		int r = nf_commit_look(v, true, &seen);
 		if (r < 0)
 			return r;
 		if (seen.nr_leaves > 1)

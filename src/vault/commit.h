@@ -4,6 +4,10 @@
 
 #include "vault/vault_i.h"
 
+/* commit.c */
+/* A look of which the result was accepted (R6; AS_WRITER: and R12). -NF_E_HEAD_ROLLBACK, -NF_E_WRITER_CLONED.  Blocks. */
+int nf_commit_look(struct nf_vault *v, bool as_writer, struct nf_look_result *out);
+
 /* cut.c */
 /* Freezes the current epoch if it or any file holds something: 1 if there is a frozen epoch afterwards, 0 if not, or
  * negative: there is something, and it could not be frozen. */

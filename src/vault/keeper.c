@@ -142,6 +142,32 @@ static void set_locked(struct nf_keeper *k, struct nf_pin **pins, size_t nr)
 	nf_cond_broadcast(&k->wake);
 }
 
+static int by_ino(const void *pa, const void *pb)
+{
+	const struct nf_pin *a = pa, *b = pb;
+
+	return (a->ino > b->ino) - (a->ino < b->ino);
+}
+
+int nf_pins_renumber(struct nf_vault *v, uint64_t (*now)(void *ctx, uint64_t ino), void *ctx)
+{
+	struct nf_keeper k = { .v = v };
+	bool any = false;
+
+	int r = load(&k);
+	for (size_t i = 0; r == 0 && i < k.nr; i++) {
+		uint64_t ino = now(ctx, k.pins[i].ino);
+		any |= ino != k.pins[i].ino;
+		k.pins[i].ino = ino;
+	}
+	if (r == 0 && any) {
+		qsort(k.pins, k.nr, sizeof *k.pins, by_ino);
+		r = save(&k, k.pins, k.nr);
+	}
+	free(k.pins);
+	return r;
+}
+
 /* --- rounds ------------------------------------------------------------------------------- */
 
 struct round {

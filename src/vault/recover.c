@@ -164,7 +164,7 @@ const struct nf_journal_seal_ops nf_vault_journal_seal = {
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
-static void form_clear(struct nf_recovered_form *f)
+void nf_recovered_form_clear(struct nf_recovered_form *f)
 {
 	for (size_t k = 0; k < f->nr; k++)
 		free(f->rec[k].ops);
@@ -174,8 +174,8 @@ static void form_clear(struct nf_recovered_form *f)
 
 static void dot_clear(struct nf_recovered_dot *d)
 {
-	form_clear(&d->form);
-	form_clear(&d->whole);
+	nf_recovered_form_clear(&d->form);
+	nf_recovered_form_clear(&d->whole);
 	*d = (struct nf_recovered_dot){ 0 };
 }
 
@@ -326,7 +326,7 @@ static int take_ops(struct nf_recovered *rc, struct nf_journal *j, uint64_t segm
 		if (!d->unfinished)
 			d->whole = d->form;
 		else
-			form_clear(&d->form);
+			nf_recovered_form_clear(&d->form);
 		d->form = (struct nf_recovered_form){ 0 };
 		d->unfinished = true;
 	}
@@ -334,7 +334,7 @@ static int take_ops(struct nf_recovered *rc, struct nf_journal *j, uint64_t segm
 		d->form.rec[k].base_root = rec.base_root;
 	if (d->unfinished && !(flags & NF_JOURNAL_UNFINISHED)) {
 		d->unfinished = false;
-		form_clear(&d->whole);
+		nf_recovered_form_clear(&d->whole);
 	}
 	if (len == 0)
 		return 0;
@@ -440,7 +440,7 @@ static int take_shelved(struct nf_recovered *rc, struct nf_rd *rd)
 	/* A dot that was published is not needed, and may be there in part only.  What came after it in its records was written
 	 * anew as the next one's before it was sent; and that one was made on `root`. */
 	if (s.seq == rc->contained && !nf_ref_is_null(&s.ops))
-		form_clear(&rc->before.form);
+		nf_recovered_form_clear(&rc->before.form);
 	if (s.seq <= rc->contained)
 		return 0;
 	int r = nf_ref_is_null(&s.ops) ? 0 : shelve_dot(rc, s.seq, s.nr_ops);
@@ -562,7 +562,7 @@ static int replay_records(struct nf_vault *v, struct nf_epoch *e, const struct n
 	struct nf_apply a = {
 		.view = { .nodes = v->nodes, .base = *root, .layers = { e->layer } },
 		.layer = e->layer, .ring = v->ring, .dot = { v->writer, e->seq }, .host = v->host,
-		.base_layer = before, .out = e->sent ? NULL : &e->ops,
+		.out = e->sent ? NULL : &e->ops,
 		/* Nothing named what a collector had copied, so another may have taken it away since: the next run copies again. */
 		.stays = !e->sent,
 		.first_spare = e->sent ? e->first_spare : (uint64_t)v->writer << 40 | v->next_counter,
@@ -573,6 +573,7 @@ static int replay_records(struct nf_vault *v, struct nf_epoch *e, const struct n
 		a.view.layers[1] = v->frozen->layer;
 	for (size_t i = 0; r == 0 && i < d->form.nr; i++) {
 		a.base_root = d->form.rec[i].base_root;
+		a.base_layer = d->form.rec[i].base_layer ? d->form.rec[i].base_layer : before;
 		if (e->sent)
 			r = keep_ops(e, &d->form.rec[i]);
 		if (r == 0)
@@ -588,9 +589,8 @@ static int replay_records(struct nf_vault *v, struct nf_epoch *e, const struct n
 	return r;
 }
 
-/* BEFORE: the dot that D was made on top of, if it is still known. */
-static int replay_dot(struct nf_vault *v, const struct nf_recovered_dot *d, const struct nf_recovered_dot *before,
-		      bool frozen, struct nf_epoch **out)
+int nf_recover_dot(struct nf_vault *v, const struct nf_recovered_dot *d, const struct nf_recovered_dot *before, bool frozen,
+		   struct nf_epoch **out)
 {
 	struct nf_layer *below = NULL;
 	struct nf_epoch *e;
@@ -636,7 +636,7 @@ static void settle(struct nf_recovered_dot *d)
 {
 	if (!d->unfinished)
 		return;
-	form_clear(&d->form);
+	nf_recovered_form_clear(&d->form);
 	d->form = d->whole;
 	d->whole = (struct nf_recovered_form){ 0 };
 }
@@ -662,7 +662,7 @@ static int replay_on_shelf(struct nf_vault *v, struct nf_recovered *rc)
 		if (r == 0 && (s ? v->frozen : v->current))
 			r = nf_fail(-NF_E_JOURNAL_BAD);
 		if (r == 0)
-			r = replay_dot(v, d, s ? &rc->before : NULL, s != NULL, s ? &v->frozen : &v->current);
+			r = nf_recover_dot(v, d, s ? &rc->before : NULL, s != NULL, s ? &v->frozen : &v->current);
 		if (r == 0 && s)
 			v->frozen->aside = true;
 	}
@@ -680,11 +680,11 @@ static int replay_dots(struct nf_vault *v, struct nf_recovered *rc, const struct
 	if (r == 0)
 		r = note_counters(v, hi);
 	if (r == 0 && lo->seq && !hi->seq && !lo->sent)
-		return replay_dot(v, lo, &rc->before, false, &v->current);
+		return nf_recover_dot(v, lo, &rc->before, false, &v->current);
 	if (r == 0 && lo->seq)
-		r = replay_dot(v, lo, &rc->before, true, &v->frozen);
+		r = nf_recover_dot(v, lo, &rc->before, true, &v->frozen);
 	if (r == 0 && hi->seq)
-		r = replay_dot(v, hi, lo, false, &v->current);
+		r = nf_recover_dot(v, hi, lo, false, &v->current);
 	return r;
 }
 

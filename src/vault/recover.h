@@ -8,6 +8,7 @@ struct nf_recovered_record {
 	struct nf_ref base_root;
 	void *ops;
 	size_t len;
+	const struct nf_layer *base_layer; /* [Optional] over base_root: what its author saw there; borrowed */
 };
 /* All records of a dot, in one form. */
 struct nf_recovered_form {
@@ -48,6 +49,12 @@ int nf_recover_record(void *ctx, struct nf_journal *j, uint64_t segment, char ki
 		      uint64_t unsynced_from_bytes);
 /* Makes the epochs of it, on v->base, and v->unreported.  Blocks. */
 int nf_recover_replay(struct nf_vault *v, struct nf_recovered *rc);
+
+/* D as an epoch on what the view stands on, FROZEN or the current one.  BEFORE: the dot that it was made on top of, if it is still
+ * known.  Blocks. */
+int nf_recover_dot(struct nf_vault *v, const struct nf_recovered_dot *d, const struct nf_recovered_dot *before, bool frozen,
+		   struct nf_epoch **out);
+void nf_recovered_form_clear(struct nf_recovered_form *f);
 
 /* late.c */
 /* SEQ has operations in SEGMENT. */

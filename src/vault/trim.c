@@ -85,7 +85,7 @@ uint64_t nf_journal_bound(struct nf_vault *v)
 
 static int let_go(struct nf_vault *v)
 {
-	if (!v->journal || !v->current)
+	if (!v->journal || !v->current || v->renewing)
 		return 0;
 	/* What is left must not need what goes. */
 	int r = nf_vault_journal(v, true);

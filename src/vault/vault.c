@@ -8,6 +8,7 @@
 #include "base/trace.h"
 #include "vault/header.h"
 #include "vault/mend.h"
+#include "vault/reborn.h"
 #include "vault/recover.h"
 #include "vault/shelf.h"
 #include "vault/space.h"
@@ -22,7 +23,6 @@ enum {
 	AIO_DEPTH = 32,
 	POOL_THREADS = 4,
 	NODE_THREADS = 2,
-	CLAIM_TRIES = 8,
 	MIN_FREE_BYTES = 64 << 20, /* the cache never takes the room that journal and state live from */
 	MEET_EVERY_MS = 600000,
 	PATH_DEPTH_MAX = 4096,
@@ -141,103 +141,6 @@ static int open_journal(struct nf_vault *v, const struct nf_state *s)
 		r = nf_recover_replay(v, &rc);
 	nf_recovered_deinit(&rc);
 	return r;
-}
-
-static int remember(struct nf_vault *v)
-{
-	struct nf_state s = { .writer = v->claiming ? 0 : v->writer, .next_counter = v->next_counter, .base = v->base };
-
-	if (!v->state_path)
-		return 0;
-	memcpy(s.device_id, v->device_id, sizeof s.device_id);
-	memcpy(s.writer_id, v->writer_id, sizeof s.writer_id);
-	if (v->cache)
-		nf_cache_sync(v->cache);
-	return nf_state_save(v, &s);
-}
-
-/* The epoch that comes after what is known of our dots. */
-static int fresh_epoch(struct nf_vault *v)
-{
-	uint64_t seq = v->frozen ? v->frozen->seq : nf_vector_seq(&v->base.vector, v->writer);
-
-	if (v->current)
-		return 0;
-	if (v->nr_shelf)
-		seq = v->shelf[v->nr_shelf - 1].seq;
-	struct nf_ref root = nf_shelf_root(v);
-	int r = nf_epoch_new(seq + 1, &root, &v->current);
-	if (r == 0 && v->journal)
-		r = nf_journal_rotate(v->journal, &v->current->first_segment);
-	return r;
-}
-
-/* A device that has no writer prefix takes one: it is in use once a head with the claim is on the store. */
-static int claim_one(struct nf_vault *v)
-{
-	for (int i = 0; i < CLAIM_TRIES; i++) {
-		struct nf_want w = NF_WANT_INIT;
-		struct nf_writer_item item;
-		struct nf_val val = { 0 };
-		uint32_t prefix;
-
-		nf_random(&prefix, sizeof prefix);
-		prefix = prefix % ((1u << 23) - 1) + 1;
-		nf_random(v->writer_id, sizeof v->writer_id);
-		v->writer = prefix;
-		v->next_counter = 1;
-		v->birth = (uint64_t)prefix << 40;
-		nf_epoch_free(v->current);
-		v->current = NULL;
-		int r = remember(v);
-		if (r == 0)
-			r = fresh_epoch(v);
-		if (r < 0)
-			return r;
-		struct nf_op op = { .kind = NF_OP_CLAIM, .conflict_mode = NF_MODE_STASH,
-				    .time = nf_clock_real(), .prefix = prefix, .host = v->host,
-				    .host_len = (uint8_t)strlen(v->host) };
-		memcpy(op.writer_id, v->writer_id, sizeof op.writer_id);
-		nf_lock_take(&v->ns);
-		while ((r = nf_vault_do(v, &op, &w)) == NF_TREE_WANT) {
-			nf_lock_drop(&v->ns);
-			r = v->src.load(v->src.ctx, &w);
-			nf_lock_take(&v->ns);
-			if (r < 0)
-				break;
-		}
-		nf_lock_drop(&v->ns);
-		nf_want_deinit(&w);
-		for (int turn = 0; r == 0 && turn < 16 && v->confirmed_seq == 0; turn++)
-			r = nf_commit_turn(v, true);
-		if (r < 0)
-			return r;
-		/* Is it ours, or did somebody come first? */
-		struct nf_key key = { .type = NF_ITEM_WRITER, .a = prefix };
-		struct nf_want w2 = NF_WANT_INIT;
-		while ((r = nf_tree_lookup(v->nodes, &v->base.root, &key, &w2, &val)) == NF_TREE_WANT)
-			if ((r = v->src.load(v->src.ctx, &w2)) < 0)
-				break;
-		if (r == 0)
-			r = nf_writer_decode(val.p, val.len, &item);
-		nf_val_deinit(&val);
-		nf_want_deinit(&w2);
-		if (r < 0)
-			return r;
-		if (r == 0 && !memcmp(item.id, v->writer_id, sizeof item.id))
-			return 0;
-		v->confirmed_seq = v->known_seq = 0;
-	}
-	return nf_fail(-NF_E_STORE_BUSY);
-}
-
-/* The prefix is remembered when it is known to be ours: a device that ends before takes another one. */
-static int claim(struct nf_vault *v)
-{
-	v->claiming = true;
-	int r = claim_one(v);
-	v->claiming = false;
-	return r == 0 ? remember(v) : r;
 }
 
 static void take_state(struct nf_vault *v, const struct nf_state *s)
@@ -366,20 +269,20 @@ static int open_writer(struct nf_vault *v, const struct nf_state *s)
 	if (r == 0 && v->writer) {
 		v->next_counter += COUNTER_SLACK;
 		v->confirmed_seq = reported_seq(v);
-		r = fresh_epoch(v);
+		r = nf_fresh_epoch(v);
 	} else if (r == 0) {
-		r = claim(v);
+		r = nf_claim(v);
 	}
 	if (r == 0)
 		v->birth = (uint64_t)v->writer << 40 | v->next_counter++;
 	/* Before anything is sealed with it: the next mount must take another one, whatever becomes of this. */
 	if (r == 0)
-		r = remember(v);
+		r = nf_remember(v);
 	return r;
 }
 
 /* A known vault opens without its store; a store that shows an old state is refused.  A device whose state was restored or
- * copied becomes a new writer, if nothing of its own is waiting. */
+ * copied becomes a new writer. */
 static int first_turn(struct nf_vault *v)
 {
 	/* A new device has just looked. */
@@ -387,21 +290,11 @@ static int first_turn(struct nf_vault *v)
 		return 0;
 	int r = nf_commit_turn(v, false);
 
-	if (r == -NF_E_WRITER_CLONED && !v->frozen && !v->nr_shelf && v->current->nr_ops == 0) {
-		struct nf_look_result seen;
-		r = nf_look(v->look, &seen);
-		nf_head_deinit(&v->base);
-		if (r == 0 && seen.nr_leaves == 0)
-			r = nf_fail(-NF_E_HEADER_MISSING);
-		if (r == 0)
-			r = nf_head_copy(&v->base, seen.leaves[seen.nr_leaves - 1]);
-		v->confirmed_seq = v->known_seq = 0;
-		v->base_seen_ns = 0;
-		if (r == 0)
-			r = claim(v);
-		if (r == 0)
-			r = nf_commit_turn(v, false);
-		return r;
+	if (r == -NF_E_WRITER_CLONED) {
+		r = nf_reborn(v);
+		if (r < 0)
+			return r;
+		r = nf_commit_turn(v, false);
 	}
 	return r == -NF_E_HEAD_ROLLBACK || r == -NF_E_STORE_DENIED || r == -NF_E_WRITER_CLONED ? r : 0;
 }
@@ -437,7 +330,7 @@ int nf_vault_open(const struct nf_vault_options *o, struct nf_vault **out)
 	if (r == 0 && !v->read_only)
 		r = open_writer(v, &s);
 	if (r == 0 && s.base.id.seq == 0)
-		r = remember(v);
+		r = nf_remember(v);
 	/* A server that has not answered yet is not waited for: the committer goes on from here. */
 	if (r == 0 && (!v->link || v->no_threads || !v->unmet || is_connected(v)))
 		r = first_turn(v);
@@ -527,7 +420,7 @@ void nf_vault_close(struct nf_vault *v)
 		nf_lock_drop(&v->ns);
 		if (v->journal && v->current && store_locally(v) < 0)
 			nf_trace(JOURNAL, "not everything could be stored at close");
-		else if (v->journal && v->current && nf_commit_is_settled(v))
+		else if (v->journal && v->current && !v->renewing && nf_commit_is_settled(v))
 			settle(v);
 		drop_files(v);
 	}

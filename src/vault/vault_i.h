@@ -258,6 +258,7 @@ struct nf_vault {
 	int64_t look_date_s;        /* n  the server's, at the last look */
 	uint32_t writer;            /* n  prefix; 0: none yet */
 	bool claiming;              /* the prefix is not known to be ours yet */
+	bool renewing;              /* and another one is remembered (reborn.c): state file and journal stay as they are for it */
 	uint8_t writer_id[16];      /* n */
 	uint64_t next_counter;      /* n  of inode numbers and births */
 	uint64_t birth;             /* n  of blocks sealed now */
@@ -497,6 +498,8 @@ int nf_merge_parents(struct nf_layer *l, const struct nf_head *const *parents, s
 /* --- keeper.c: what is pinned, and the cache's limits --------------------------------------- */
 /* Whether STATE_DIR names pins: the cache must not evict before it knows which. */
 bool nf_pins_exist(const struct nf_file_ops *files, const char *state_dir);
+/* Pins of files that got another inode number, before there is a keeper.  Failing leaves them as they were. */
+int nf_pins_renumber(struct nf_vault *v, uint64_t (*now)(void *ctx, uint64_t ino), void *ctx);
 int nf_keeper_new(struct nf_vault *v, struct nf_keeper **out);
 int nf_keeper_start(struct nf_keeper *k); /* the thread */
 void nf_keeper_stop(struct nf_keeper *k); /* NULL allowed */

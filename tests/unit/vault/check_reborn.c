@@ -3,7 +3,10 @@
 #include "gate.h"
 #include "vfs.h"
 
+#include "aio/file_crash.h"
 #include "base/random.h"
+#include "store/fault.h"
+#include "store/types.h"
 #include "vault/commit.h"
 
 #include <unistd.h>
@@ -154,11 +157,699 @@ START_TEST(records_of_the_writer_before_are_no_dots_of_the_new_one)
 }
 END_TEST
 
+/* --- what was not sent -------------------------------------------------------------------- */
+
+static void set_attr(struct vfs *m, const char *path, uint32_t mask, uint32_t mode)
+{
+	uint64_t dir, ino;
+	char last[256];
+	struct nf_call c = { .op = NF_CALL_SETATTR, .mask = mask, .attr.mode = mode };
+
+	ck_assert_int_eq(vfs_walk(m, path, &dir, last, &ino), 0);
+	c.ino = ino;
+	ck_assert_int_eq(vfs_call(m, &c), 0);
+}
+
+static uint32_t mode_of(struct vfs *m, const char *path)
+{
+	struct nf_attr a;
+
+	ck_assert_int_eq(nf_vault_resolve(m->v, path + 1, &a), 0);
+	return a.mode & 07777;
+}
+
+static uint64_t ino_of(struct vfs *m, const char *path)
+{
+	struct nf_attr a;
+
+	ck_assert_int_eq(nf_vault_resolve(m->v, path + 1, &a), 0);
+	return a.ino;
+}
+
+static void set_xattr(struct vfs *m, const char *path, const char *value)
+{
+	struct nf_call c = { .op = NF_CALL_SETXATTR, .ino = ino_of(m, path), .data = value, .size = strlen(value) };
+
+	snprintf(c.name, sizeof c.name, "user.x");
+	ck_assert_int_eq(vfs_call(m, &c), 0);
+}
+
+static void has_xattr(struct vfs *m, const char *path, const char *value)
+{
+	struct nf_call c = { .op = NF_CALL_GETXATTR, .ino = ino_of(m, path), .size = 100 };
+
+	snprintf(c.name, sizeof c.name, "user.x");
+	ck_assert_int_eq(vfs_call(m, &c), 0);
+	ck_assert_uint_eq(c.count, strlen(value));
+	ck_assert_mem_eq(c.buf, value, c.count);
+	free(c.buf);
+}
+
+static uint64_t pending(struct vfs *m)
+{
+	struct nf_vault_status st;
+
+	nf_vault_status(m->v, &st);
+	return st.pending_ops;
+}
+
+/* What everybody has. */
+static void begin_work(struct vfs *a)
+{
+	ck_assert_int_eq(put(a, "/f", 1), 0);
+	ck_assert_int_eq(put(a, "/g", 2), 0);
+	ck_assert_int_eq(vfs_puts(a, "/small", "small"), 0);
+	ck_assert_int_eq(vfs_puts(a, "/gone", "to be removed"), 0);
+	ck_assert_int_eq(vfs_puts(a, "/over", "to be replaced"), 0);
+	ck_assert_int_eq(vfs_sync(a), 0);
+}
+
+static struct vfs begin(struct vfs_site *s)
+{
+	vfs_site_init(s, "", "");
+	struct vfs a = vfs_mount(s, "a");
+	begin_work(&a);
+	return a;
+}
+
+/* Something of each kind. */
+static void first_work(struct vfs *m)
+{
+	edit(m, "/f", "first work");
+	ck_assert_int_eq(vfs_mkdir(m, "/d"), 0);
+	ck_assert_int_eq(put(m, "/d/new", 3), 0);
+	ck_assert_int_eq(vfs_unlink(m, "/gone", false), 0);
+	ck_assert_int_eq(vfs_puts(m, "/tmp", "replaces"), 0);
+	ck_assert_int_eq(vfs_rename(m, "/tmp", "/over"), 0);
+	set_attr(m, "/small", NF_SET_MODE, 0600);
+	set_xattr(m, "/small", "one");
+	ck_assert_int_eq(nf_settle(m->v), 0);
+}
+
+static void has_first_names(struct vfs *m)
+{
+	ck_assert_int_eq(vfs_checks(m, "/gone", ""), -ENOENT);
+	ck_assert_int_eq(vfs_checks(m, "/over", "replaces"), 0);
+	ck_assert_int_eq(vfs_checks(m, "/tmp", ""), -ENOENT);
+}
+
+static void has_first_work(struct vfs *m)
+{
+	ck_assert_int_eq(check(m, "/f", 1, "first work"), 0);
+	ck_assert_int_eq(check(m, "/d/new", 3, NULL), 0);
+	ck_assert_int_eq(check(m, "/g", 2, NULL), 0);
+	ck_assert_uint_eq(mode_of(m, "/small"), 0600);
+	has_xattr(m, "/small", "one");
+	has_first_names(m);
+}
+
+/* On top of that, in what was there, what was new, and in something newer. */
+static void more_work(struct vfs *m)
+{
+	edit(m, "/f", "more");
+	edit(m, "/d/new", "more in new");
+	edit(m, "/g", "more in g");
+	ck_assert_int_eq(vfs_puts(m, "/d/newer", "newer"), 0);
+	set_attr(m, "/small", NF_SET_MODE, 0640);
+	set_xattr(m, "/small", "two");
+	ck_assert_int_eq(nf_settle(m->v), 0);
+}
+
+static void has_more_work(struct vfs *m)
+{
+	ck_assert_int_eq(check(m, "/f", 1, "moret work"), 0);
+	ck_assert_int_eq(check(m, "/d/new", 3, "more in new"), 0);
+	ck_assert_int_eq(check(m, "/g", 2, "more in g"), 0);
+	ck_assert_int_eq(vfs_checks(m, "/d/newer", "newer"), 0);
+	ck_assert_uint_eq(mode_of(m, "/small"), 0640);
+	has_xattr(m, "/small", "two");
+	has_first_names(m);
+}
+
+/* A machine that knows nothing sees what M has sent: whole, with so many conflict copies. */
+static struct vfs stranger(const struct vfs_site *s, size_t copies)
+{
+	static int nr;
+	char name[30];
+
+	snprintf(name, sizeof name, "stranger%d", ++nr);
+	struct vfs b = vfs_mount(s, name);
+	ck_assert_uint_eq(conflict_copies(&b), copies);
+	ck_assert_uint_eq(vfs_problems(&b), 0);
+	return b;
+}
+
+/* Everything the backup had not sent was sent later, and perhaps more was done.  _i: as it was; with more in the same dot; in the
+ * next; with the backup cut, or sent, but for its head. */
+START_TEST(what_a_backup_had_not_sent_and_the_machine_sent_later_is_not_sent_again)
+{
+	struct vfs_site s;
+	struct vfs a = begin(&s);
+	uint32_t old = a.v->writer;
+
+	first_work(&a);
+	if (_i >= 3)
+		freeze(&a);
+	ck_assert_int_eq(nf_vault_journal(a.v, true), 0);
+	copy_disk(&s, "a", "backup");
+	if (_i == 1)
+		more_work(&a);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	if (_i == 2 || _i == 4) {
+		more_work(&a);
+		ck_assert_int_eq(vfs_sync(&a), 0);
+	}
+	vfs_unmount(&a);
+	struct vfs r = vfs_mount(&s, "backup");
+	ck_assert_uint_ne(r.v->writer, old);
+	ck_assert_uint_eq(pending(&r), 0);
+	ck_assert_int_eq(vfs_sync(&r), 0);
+	/* It goes on under its new name, also when it is mounted again. */
+	uint32_t now = r.v->writer;
+	ck_assert_int_eq(vfs_puts(&r, "/after", "after"), 0);
+	vfs_unmount(&r);
+	r = vfs_mount(&s, "backup");
+	ck_assert_uint_eq(r.v->writer, now);
+	ck_assert_int_eq(vfs_sync(&r), 0);
+	struct vfs b = stranger(&s, 0);
+	ck_assert_int_eq(vfs_checks(&b, "/after", "after"), 0);
+	if (_i == 0 || _i == 3)
+		has_first_work(&b);
+	else
+		has_more_work(&b);
+	vfs_unmount(&b);
+	vfs_unmount(&r);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+/* One of two dots was sent before the machine was lost.  _i: bit 0 its work went on while that was under way, bit 1 somebody else
+ * changed meanwhile what the second goes on with. */
+START_TEST(what_a_backup_had_not_sent_and_nobody_else_has_is_sent_once)
+{
+	struct vfs_site s;
+	struct vfs a = begin(&s);
+	struct vfs r, b;
+
+	first_work(&a);
+	if (_i & 1)
+		freeze(&a);
+	else
+		ck_assert_int_eq(nf_vault_journal(a.v, true), 0);
+	copy_disk(&s, "a", "sender");
+	more_work(&a);
+	vfs_unmount(&a);
+	a = vfs_mount(&s, "sender");
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	vfs_unmount(&a);
+	if (_i & 2) {
+		b = vfs_mount(&s, "b");
+		edit(&b, "/d/new", "of another");
+		ck_assert_int_eq(vfs_sync(&b), 0);
+		vfs_unmount(&b);
+	}
+	r = vfs_mount(&s, "a");
+	ck_assert_uint_gt(pending(&r), 0);
+	ck_assert_int_eq(vfs_sync(&r), 0);
+	b = stranger(&s, 0);
+	if (_i & 2) {
+		struct vfs_names n;
+		ck_assert_int_eq(check(&b, "/d/new", 3, "of another"), 0);
+		ck_assert_uint_eq(vfs_ls(&b, "/d", &n), 3);
+		for (size_t i = 0; i < n.nr; i++) {
+			char path[80];
+			snprintf(path, sizeof path, "/d/%.60s", n.name[i]);
+			if (strstr(path, "(conflict "))
+				ck_assert_int_eq(check(&b, path, 3, "more in new"), 0);
+		}
+	} else {
+		has_more_work(&b);
+	}
+	ck_assert_int_eq(vfs_checks(&b, "/d/newer", "newer"), 0);
+	vfs_unmount(&b);
+	vfs_unmount(&r);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+/* The one conflict copy of /NAME. */
+static void copy_of(struct vfs *m, const char *name, char out[80])
+{
+	struct vfs_names *n = malloc(sizeof *n);
+	unsigned found = 0;
+
+	vfs_ls(m, "/", n);
+	for (size_t i = 0; i < n->nr; i++) {
+		if (strncmp(n->name[i], name, strlen(name)) || !strstr(n->name[i], " (conflict "))
+			continue;
+		found++;
+		snprintf(out, 80, "/%.60s", n->name[i]);
+	}
+	free(n);
+	ck_assert_uint_eq(found, 1);
+}
+
+/* What each of two that share a name does by itself. */
+static void work_of(struct vfs *m, const char *who)
+{
+	char path[40];
+
+	edit(m, "/f", who);
+	edit(m, "/d/new", who);
+	for (int i = 0; i < 3; i++) {
+		snprintf(path, sizeof path, "/%s%d", who, i);
+		ck_assert_int_eq(vfs_puts(m, path, path), 0);
+	}
+	ck_assert_int_eq(vfs_puts(m, "/both", who), 0);
+	snprintf(path, sizeof path, "/dir of %s", who);
+	ck_assert_int_eq(vfs_mkdir(m, path), 0);
+	snprintf(path, sizeof path, "/dir of %s/file", who);
+	ck_assert_int_eq(vfs_puts(m, path, who), 0);
+	ck_assert_int_eq(nf_settle(m->v), 0);
+	/* Made, changed, and put in another place. */
+	snprintf(path, sizeof path, "/dir of %s/moved", who);
+	ck_assert_int_eq(vfs_puts(m, "/here", who), 0);
+	ck_assert_int_eq(vfs_rename(m, "/here", path), 0);
+	ck_assert_int_eq(nf_vault_journal(m->v, true), 0);
+}
+
+static void has_work_of(struct vfs *m, const char *who)
+{
+	char path[40];
+
+	for (int i = 0; i < 3; i++) {
+		snprintf(path, sizeof path, "/%s%d", who, i);
+		ck_assert_int_eq(vfs_checks(m, path, path), 0);
+	}
+	snprintf(path, sizeof path, "/dir of %s/file", who);
+	ck_assert_int_eq(vfs_checks(m, path, who), 0);
+	snprintf(path, sizeof path, "/dir of %s/moved", who);
+	ck_assert_int_eq(vfs_checks(m, path, who), 0);
+}
+
+static bool note_pin(void *ctx, const struct nf_pin *p, const char *path)
+{
+	(void)path;
+	*(uint64_t *)ctx = p->ino;
+	return true;
+}
+
+/* Both go on from one state, with work that neither had sent.  _i: bit 0 that was cut already, bit 1 both are mounted meanwhile. */
+START_TEST(two_that_go_on_from_one_state_lose_nothing_of_either)
+{
+	struct vfs_site s;
+	struct vfs a = begin(&s), c;
+	char path[80];
+
+	first_work(&a);
+	if (_i & 1)
+		freeze(&a);
+	ck_assert_int_eq(nf_vault_journal(a.v, true), 0);
+	vfs_unmount(&a);
+	copy_disk(&s, "a", "c");
+	a = vfs_mount(&s, "a");
+	c = vfs_mount(&s, "c");
+	work_of(&a, "one");
+	work_of(&c, "two");
+	ck_assert_uint_eq(ino_of(&a, "/one0"), ino_of(&c, "/two0"));
+	struct nf_pin_estimate e;
+	ck_assert_int_eq(nf_vault_pin(c.v, ino_of(&c, "/two0"), false, NULL, &e), 0);
+	if (_i & 2) {
+		ck_assert_int_eq(vfs_sync(&a), 0);
+		/* Mounted it goes on by itself and, as soon as it looks, sends nothing. */
+		ck_assert_int_eq(vfs_refresh(&c), -NF_E_WRITER_CLONED);
+		ck_assert_int_eq(vfs_sync(&c), -NF_E_WRITER_CLONED);
+		vfs_unmount(&c);
+	} else {
+		vfs_unmount(&c);
+		ck_assert_int_eq(vfs_sync(&a), 0);
+	}
+	c = vfs_mount(&s, "c");
+	ck_assert_uint_ne(a.v->writer, c.v->writer);
+	has_work_of(&c, "one");
+	has_work_of(&c, "two");
+	uint64_t pinned = 0;
+	ck_assert_int_eq(nf_vault_pins(c.v, note_pin, &pinned), 0);
+	ck_assert_uint_eq(pinned, ino_of(&c, "/two0"));
+	ck_assert_uint_ne(pinned, ino_of(&c, "/one0"));
+	ck_assert_int_eq(vfs_sync(&c), 0);
+	ck_assert_int_eq(vfs_refresh(&a), 0);
+	struct vfs b = stranger(&s, 2);
+	has_first_names(&b);
+	has_work_of(&b, "one");
+	has_work_of(&b, "two");
+	ck_assert_int_eq(check(&b, "/f", 1, "onest work"), 0);
+	copy_of(&b, "f ", path);
+	ck_assert_int_eq(check(&b, path, 1, "twost work"), 0);
+	ck_assert_int_eq(check(&b, "/d/new", 3, "one"), 0);
+	ck_assert_int_eq(vfs_checks(&b, "/both", "one"), 0);
+	copy_of(&b, "both ", path);
+	ck_assert_int_eq(vfs_checks(&b, path, "two"), 0);
+	/* Each goes on, neither minds the other. */
+	edit(&a, "/g", "A");
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(vfs_sync(&c), 0);
+	ck_assert_int_eq(vfs_puts(&c, "/more", "more"), 0);
+	ck_assert_int_eq(vfs_sync(&c), 0);
+	ck_assert_int_eq(vfs_refresh(&a), 0);
+	ck_assert_int_eq(vfs_checks(&a, "/more", "more"), 0);
+	ck_assert_int_eq(check(&c, "/g", 2, "A"), 0);
+	ck_assert_uint_eq(vfs_problems(&a), 0);
+	ck_assert_uint_eq(vfs_problems(&c), 0);
+	vfs_unmount(&b);
+	vfs_unmount(&c);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+/* Copied when a head was sent and it was not known whether it is there.  _i: 0 it is; 1 it is not, and is sent again by the other; 2
+ * the other was copied before the cut, and sends the same under the same number as another delta. */
+START_TEST(a_dot_that_may_have_been_sent_is_there_once)
+{
+	struct nf_store *faulty;
+	struct vfs_site s;
+	struct vfs a = begin(&s);
+	struct nf_head sent;
+
+	vfs_unmount(&a);
+	ck_assert_int_eq(nf_store_fault_new(vfs_store(&s), "seed=1", &faulty), 0);
+	ck_assert_int_eq(vfs_mount_over(&s, "a", faulty, &a), 0);
+	first_work(&a);
+	ck_assert_int_eq(nf_vault_journal(a.v, true), 0);
+	copy_disk(&s, "a", "other");
+	freeze(&a);
+	ck_assert_int_eq(nf_store_fault_set(faulty, _i ? "tornput=1&name=heads/" : "lostreply=1&verbs=put&name=heads/"), 0);
+	const struct nf_head *leaf = &a.v->base;
+	ck_assert_int_eq(nf_publish(a.v, &leaf, 1, &sent), -NF_E_STORE_UNKNOWN_OUTCOME);
+	ck_assert(a.v->frozen->sent);
+	copy_disk(&s, "a", "backup");
+	ck_assert_int_eq(nf_store_fault_set(faulty, "seed=1"), 0);
+	if (_i == 2) {
+		vfs_unmount(&a);
+		a = vfs_mount(&s, "other");
+	}
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	if (_i < 2) {
+		more_work(&a);
+		ck_assert_int_eq(vfs_sync(&a), 0);
+	}
+	vfs_unmount(&a);
+	struct vfs r = vfs_mount(&s, "backup");
+	ck_assert_uint_eq(pending(&r), 0);
+	ck_assert_int_eq(vfs_puts(&r, "/after", "after"), 0);
+	ck_assert_int_eq(vfs_sync(&r), 0);
+	struct vfs b = stranger(&s, 0);
+	ck_assert_int_eq(vfs_checks(&b, "/after", "after"), 0);
+	if (_i < 2)
+		has_more_work(&b);
+	else
+		has_first_work(&b);
+	vfs_unmount(&b);
+	vfs_unmount(&r);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+enum { FILES = 30 };
+
+static void put_files(struct vfs *m, int round)
+{
+	char path[40], text[80];
+
+	for (int i = 0; i < FILES; i++) {
+		snprintf(path, sizeof path, "/file%d", i);
+		snprintf(text, sizeof text, "file %d of round %d", i, round);
+		ck_assert_int_eq(vfs_puts(m, path, text), 0);
+	}
+	ck_assert_int_eq(nf_settle(m->v), 0);
+}
+
+static void has_files(struct vfs *m, int round)
+{
+	char path[40], text[80];
+
+	for (int i = 0; i < FILES; i++) {
+		snprintf(path, sizeof path, "/file%d", i);
+		snprintf(text, sizeof text, "file %d of round %d", i, round);
+		ck_assert_int_eq(vfs_checks(m, path, text), 0);
+	}
+}
+
+/* Too much to be kept in memory.  TURNS: how many, each a dot, the machine was able to send of it; 99: all. */
+START_TEST(what_lies_on_the_shelf_is_sent_once)
+{
+	const int turns = (int[]){ 0, 1, 2, 4, 6, 99 }[_i];
+	struct vfs_site s;
+	struct vfs a = begin(&s);
+
+	vfs_unmount(&a);
+	s.shelve_bytes = 1500;
+	a = vfs_mount(&s, "a");
+	first_work(&a);
+	put_files(&a, 1);
+	put_files(&a, 2);
+	more_work(&a);
+	ck_assert_uint_gt(a.v->nr_shelf, 4);
+	copy_disk(&s, "a", "backup");
+	if (turns == 99)
+		ck_assert_int_eq(vfs_sync(&a), 0);
+	for (int i = 0; i < turns && turns != 99; i++)
+		ck_assert_int_eq(nf_commit_turn(a.v, true), 0);
+	bool left = a.v->nr_shelf > 0;
+	vfs_unmount(&a);
+	struct vfs r = vfs_mount(&s, "backup");
+	if (turns == 0) {
+		/* Nobody uses its name. */
+		ck_assert_uint_gt(r.v->nr_shelf, 4);
+		ck_assert_uint_gt(pending(&r), 0);
+		ck_assert_int_eq(vfs_sync(&r), 0);
+	}
+	ck_assert(turns == 0 || (pending(&r) > 0) == left);
+	ck_assert_uint_eq(r.v->nr_shelf, 0);
+	has_files(&r, 2);
+	has_more_work(&r);
+	vfs_unmount(&r);
+	r = vfs_mount(&s, "backup");
+	has_files(&r, 2);
+	has_more_work(&r);
+	ck_assert_int_eq(vfs_sync(&r), 0);
+	struct vfs b = stranger(&s, 0);
+	has_files(&b, 2);
+	has_more_work(&b);
+	vfs_unmount(&b);
+	vfs_unmount(&r);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+/* Copied again while what it had taken along was not sent. */
+START_TEST(a_device_may_be_copied_again_and_again)
+{
+	struct vfs_site s;
+	struct vfs a = begin(&s), c[3];
+	const char name[3][8] = { "zero", "one", "two" };
+
+	first_work(&a);
+	ck_assert_int_eq(nf_vault_journal(a.v, true), 0);
+	copy_disk(&s, "a", "zero");
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	for (int i = 0; i < 3; i++) {
+		c[i] = vfs_mount(&s, name[i]);
+		for (int k = 0; k < i; k++)
+			ck_assert_uint_ne(c[i].v->writer, c[k].v->writer);
+		work_of(&c[i], name[i]);
+		ck_assert_int_eq(nf_vault_journal(c[i].v, true), 0);
+		if (i < 2)
+			copy_disk(&s, name[i], name[i + 1]);
+		ck_assert_int_eq(vfs_sync(&c[i]), 0);
+	}
+	struct vfs b = vfs_mount(&s, "b");
+	has_first_names(&b);
+	for (int i = 0; i < 3; i++) {
+		has_work_of(&b, name[i]);
+		vfs_unmount(&c[i]);
+	}
+	ck_assert_uint_eq(vfs_problems(&b), 0);
+	vfs_unmount(&b);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+/* --- whatever stops it ----------------------------------------------------------------------- */
+
+/* The store goes away at each of the exchanges in turn, and is back for the next mount. */
+START_TEST(a_store_that_goes_away_meanwhile_costs_nothing)
+{
+	int failed = 0, nr = 0;
+
+	for (uint64_t k = 1 + (uint64_t)_i; k < 200; k += 4, nr++) {
+		struct vfs_site s;
+		struct vfs a = begin(&s), r;
+		first_work(&a);
+		ck_assert_int_eq(nf_vault_journal(a.v, true), 0);
+		copy_disk(&s, "a", "sender");
+		more_work(&a);
+		vfs_unmount(&a);
+		a = vfs_mount(&s, "sender");
+		ck_assert_int_eq(vfs_sync(&a), 0);
+		vfs_unmount(&a);
+		struct gate *g = gate_new(vfs_store(&s));
+		atomic_store(&g->shut_at, k);
+		int e = vfs_mount_over(&s, "a", &g->base, &r);
+		bool all = e == 0 && atomic_load(&g->nr) < k;
+		failed += e < 0;
+		if (e == 0)
+			vfs_unmount(&r);
+		r = vfs_mount(&s, "a");
+		ck_assert_int_eq(vfs_sync(&r), 0);
+		struct vfs b = stranger(&s, 0);
+		has_more_work(&b);
+		vfs_unmount(&b);
+		vfs_unmount(&r);
+		vfs_site_deinit(&s);
+		if (all)
+			break;
+	}
+	printf("# the store went away at %d exchanges, %d mounts failed\n", nr, failed);
+	ck_assert_int_gt(failed, 0);
+}
+END_TEST
+
+static struct nf_vault_options disk_options(struct nf_crash *disk, const struct nf_header *header, const char *name)
+{
+	static char cache[2][40], state[2][40];
+	static int at;
+	struct nf_store *st;
+
+	at = !at;
+	snprintf(cache[at], sizeof cache[at], "/%s/cache", name);
+	snprintf(state[at], sizeof state[at], "/%s/state", name);
+	ck_assert_int_eq(nf_store_dir_new("/store", nf_crash_ops(disk), NF_DIR_IS_MADE, &st), 0);
+	return (struct nf_vault_options){ .store = st, .header = header, .files = nf_crash_ops(disk), .cache_dir = cache[at],
+					  .state_dir = state[at], .cache_size_bytes = 64 << 20, .memory_bytes = 4 << 20,
+					  .no_threads = true, .host = "pc" };
+}
+
+static struct vfs disk_mount(struct nf_crash *disk, const struct nf_header *header, const char *name)
+{
+	struct nf_vault_options o = disk_options(disk, header, name);
+	struct vfs m;
+
+	ck_assert_int_eq(nf_vault_open(&o, &m.v), 0);
+	m.fs = nf_vault_fs(m.v);
+	return m;
+}
+
+static void copy_tree(const struct nf_file_ops *f, const char *from, const char *to)
+{
+	struct nf_file_dirent *list;
+	size_t nr;
+
+	ck_assert_int_eq(nf_file_mkdirs(f, to), 0);
+	ck_assert_int_eq(f->list(f, from, &list, &nr), 0);
+	for (size_t i = 0; i < nr; i++) {
+		char a[200], b[200];
+		void *p;
+		size_t len;
+		snprintf(a, sizeof a, "%.90s/%.90s", from, list[i].name);
+		snprintf(b, sizeof b, "%.90s/%.90s", to, list[i].name);
+		if (list[i].is_dir) {
+			copy_tree(f, a, b);
+			continue;
+		}
+		ck_assert_int_eq(nf_file_slurp(f, a, 64 << 20, &p, &len), 0);
+		ck_assert_int_eq(nf_file_replace(f, b, p, len), 0);
+		free(p);
+	}
+	nf_file_list_free(list, nr);
+}
+
+/* Everything is there, once, after a mount on what the power left; and that device goes on. */
+static void goes_on(struct nf_crash *disk, const struct nf_header *header)
+{
+	struct vfs m = disk_mount(disk, header, "a");
+
+	has_more_work(&m);
+	ck_assert_int_eq(vfs_sync(&m), 0);
+	vfs_unmount(&m);
+	struct nf_vault_options o = disk_options(disk, header, "reader");
+	o.cache_dir = o.state_dir = NULL;
+	o.read_only = true;
+	ck_assert_int_eq(nf_vault_open(&o, &m.v), 0);
+	m.fs = nf_vault_fs(m.v);
+	has_more_work(&m);
+	ck_assert_uint_eq(conflict_copies(&m), 0);
+	ck_assert_uint_eq(vfs_problems(&m), 0);
+	vfs_unmount(&m);
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { STEP = 7 };
+#else
+enum { STEP = 1 };
+#endif
+
+/* The power goes at each operation of the disk, until the device has sent what it took along. */
+START_TEST(a_power_cut_at_any_operation_costs_nothing)
+{
+	struct nf_crash *disk, *left;
+	struct nf_header *header;
+	struct nf_store *st;
+
+	ck_assert_int_eq(nf_header_new(&header), 0);
+	ck_assert_int_eq(nf_crash_new(&disk), 0);
+	const struct nf_file_ops *f = nf_crash_ops(disk);
+	ck_assert_int_eq(f->mkdir(f, "/store", 0700), 0);
+	ck_assert_int_eq(f->fsync_dir(f, "/"), 0);
+	nf_crash_keep(disk, "/store");
+	ck_assert_int_eq(nf_store_dir_new("/store", f, NF_DIR_IS_MADE, &st), 0);
+	ck_assert_int_eq(nf_vault_format(st, header, "pc"), 0);
+	nf_store_free(st);
+	struct vfs a = disk_mount(disk, header, "a");
+	begin_work(&a);
+	first_work(&a);
+	ck_assert_int_eq(nf_vault_journal(a.v, true), 0);
+	copy_tree(f, "/a", "/sender");
+	more_work(&a);
+	vfs_unmount(&a);
+	a = disk_mount(disk, header, "sender");
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	uint32_t old = a.v->writer;
+	vfs_unmount(&a);
+	uint64_t from = nf_crash_nr_ops(disk), nr = 0;
+	a = disk_mount(disk, header, "a");
+	ck_assert_uint_ne(a.v->writer, old);
+	uint64_t born = nf_crash_nr_ops(disk);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	vfs_unmount(&a);
+	uint64_t end = nf_crash_nr_ops(disk);
+	for (uint64_t n = from + (uint64_t)_i % STEP; n <= end; n += STEP, nr++) {
+		uint64_t seed = n % 3 ? NF_CRASH_RANDOM + n * 10 + (uint64_t)_i : _i ? NF_CRASH_DROP_ALL : NF_CRASH_KEEP_ALL;
+		ck_assert_int_eq(nf_crash_image(disk, n, seed, &left), 0);
+		goes_on(left, header);
+		nf_crash_free(left);
+	}
+	printf("# cut at %d operations, the mount took %d\n", (int)nr, (int)(born - from));
+	nf_crash_free(disk);
+	nf_header_free(header);
+}
+END_TEST
+
 static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "reborn", 120);
 
 	tcase_add_test(tc, records_of_the_writer_before_are_no_dots_of_the_new_one);
+	tcase_add_loop_test(tc, what_a_backup_had_not_sent_and_the_machine_sent_later_is_not_sent_again, 0, 5);
+	tcase_add_loop_test(tc, what_a_backup_had_not_sent_and_nobody_else_has_is_sent_once, 0, 4);
+	tcase_add_loop_test(tc, two_that_go_on_from_one_state_lose_nothing_of_either, 0, 4);
+	tcase_add_loop_test(tc, a_dot_that_may_have_been_sent_is_there_once, 0, 3);
+	tcase_add_loop_test(tc, what_lies_on_the_shelf_is_sent_once, 0, 6);
+	tcase_add_test(tc, a_device_may_be_copied_again_and_again);
+	tcase_add_loop_test(tc, a_store_that_goes_away_meanwhile_costs_nothing, 0, 4);
+	tcase_add_loop_test(tc, a_power_cut_at_any_operation_costs_nothing, 0, 2);
 }
 
 NF_SUITE("vault/reborn")
