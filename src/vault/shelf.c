@@ -436,6 +436,7 @@ int nf_unshelve(struct nf_vault *v)
 		.view = { .nodes = v->nodes, .base = v->base.root, .layers = { e->layer } },
 		.layer = e->layer, .ring = v->ring, .dot = { v->writer, s.seq }, .host = v->host,
 		.base_root = d.base_root, .out = &e->ops,
+		.stays = true, /* it waited for long, as in a mount's replay */
 	};
 	nf_lock_take(&v->ns);
 	/* For as many conflict copies as there may be. */

@@ -366,7 +366,7 @@ static size_t lost(struct vfs *m)
 }
 
 /* The machine goes away with its first commit unsent, and with all that it had copied for it; comes back without its cache; and
- * publishes what it had done.  _i: 0 blocks and trees were copied as they are, 1 sealed again. */
+ * publishes what it had done.  _i & 1: 0 blocks and trees were copied as they are, 1 sealed again.  & 2: it stayed mounted. */
 START_TEST(what_a_run_copied_and_others_took_away_meanwhile_is_said_to_be_where_it_was)
 {
 	uint64_t step = getenv("FOLIOFS_LONG") ? 1 : 6;
@@ -380,7 +380,7 @@ START_TEST(what_a_run_copied_and_others_took_away_meanwhile_is_said_to_be_where_
 		vfs_site_init(&s, "", "");
 		struct vfs a = vfs_mount(&s, "a");
 		history(&a);
-		if (_i)
+		if (_i & 1)
 			rekey(&s, &a);
 		o.repack_percent = 101; /* of this size there is no pack that is not worth it */
 		o.keep_heads = 10;
@@ -392,15 +392,26 @@ START_TEST(what_a_run_copied_and_others_took_away_meanwhile_is_said_to_be_where_
 		atomic_store(&g->shut_at, atomic_load(&g->nr) + at);
 		ck_assert_int_lt(nf_vault_gc(a.v, &o, NULL, &r), 0);
 		ck_assert_int_eq(nf_vault_journal(a.v, true), 0);
-		vfs_unmount(&a);
+		if (!(_i & 2))
+			vfs_unmount(&a);
 		list(&s, "heads", &after);
 		if (after.nr > heads.nr) {
+			if (a.v)
+				vfs_unmount(&a);
 			vfs_site_deinit(&s);
 			break;
 		}
 		taken += take_away(&s, &packs);
-		drop_cache(&s, "a");
-		a = vfs_mount(&s, "a");
+		if (_i & 2) {
+			ck_assert_int_eq(nf_cache_drop(a.v->cache), 0);
+			nf_lock_take(&a.v->ns);
+			a.v->named_since_s -= 7200; /* as long as it was away */
+			nf_lock_drop(&a.v->ns);
+			atomic_store(&g->shut_at, 0);
+		} else {
+			drop_cache(&s, "a");
+			a = vfs_mount(&s, "a");
+		}
 		ck_assert_int_eq(vfs_puts(&a, "/later", "more"), 0);
 		ck_assert_int_eq(vfs_sync(&a), 0);
 		ck_assert_int_eq(check(&a, "/one", BIG, 1), 0);
@@ -420,52 +431,100 @@ END_TEST
 
 /* --- what such an operation may do ------------------------------------------------------ */
 
+/* The operation that says of block 0 of file INO that it was WAS, and is TO. */
+static void say(struct vfs *m, uint64_t ino, const struct nf_block_ref *was, const struct nf_block_ref *to)
+{
+	struct nf_buf windows = NF_BUF_INIT, olds = NF_BUF_INIT, value = NF_BUF_INIT;
+	const bool known[NF_WINDOW_BLOCKS] = { true };
+	const struct nf_block_ref *both[2] = { to, was };
+
+	for (int i = 0; i < 2; i++) {
+		struct nf_block_ref refs[NF_WINDOW_BLOCKS] = { *both[i] };
+		value.len = 0;
+		nf_extent_encode(&value, refs, known, 1u << m->v->block_shift, false);
+		nf_buf_u64(i ? &olds : &windows, 0);
+		nf_buf_str16(i ? &olds : &windows, value.p, value.len);
+	}
+	struct nf_op op = { .kind = NF_OP_RESEAL, .conflict_mode = NF_MODE_STASH, .time = nf_clock_real(), .ino = ino,
+			    .windows = windows.p, .windows_len = windows.len, .nr_windows = 1, .olds = olds.p, .olds_len = olds.len };
+	ck_assert_int_eq(nf_vault_do_waiting(m->v, &op), 0);
+	nf_buf_deinit(&windows);
+	nf_buf_deinit(&olds);
+	nf_buf_deinit(&value);
+}
+
+static uint64_t first_window(struct vfs *m, const char *path, struct nf_block_ref refs[NF_WINDOW_BLOCKS])
+{
+	struct nf_want w = NF_WANT_INIT;
+	char last[256];
+	uint64_t dir, ino;
+
+	ck_assert_int_eq(vfs_walk(m, path, &dir, last, &ino), 0);
+	nf_lock_take(&m->v->ns);
+	struct nf_view view = nf_vault_view(m->v);
+	ck_assert_int_eq(nf_extent_lookup(&view, ino, 0, 1u << m->v->block_shift, &w, refs), 0);
+	nf_lock_drop(&m->v->ns);
+	nf_want_deinit(&w);
+	return ino;
+}
+
 START_TEST(a_block_is_replaced_by_none_but_itself_sealed_again)
 {
-	struct nf_block_ref refs[NF_WINDOW_BLOCKS], to[NF_WINDOW_BLOCKS];
-	struct nf_buf windows = NF_BUF_INIT, olds = NF_BUF_INIT, value = NF_BUF_INIT;
-	bool known[NF_WINDOW_BLOCKS] = { true };
-	struct nf_want w = NF_WANT_INIT;
+	struct nf_block_ref refs[NF_WINDOW_BLOCKS], to;
 	struct vfs_site s;
-	uint64_t dir, ino;
-	char last[256];
 
 	vfs_site_init(&s, "", "");
 	struct vfs a = vfs_mount(&s, "a");
 	ck_assert_int_eq(put(&a, "/one", BIG, 1), 0);
 	ck_assert_int_eq(vfs_sync(&a), 0);
-	ck_assert_int_eq(vfs_walk(&a, "/one", &dir, last, &ino), 0);
-	nf_lock_take(&a.v->ns);
-	struct nf_view view = nf_vault_view(a.v);
-	ck_assert_int_eq(nf_extent_lookup(&view, ino, 0, 1u << a.v->block_shift, &w, refs), 0);
-	nf_lock_drop(&a.v->ns);
+	uint64_t ino = first_window(&a, "/one", refs);
 	for (int i = 0; i < 3; i++) {
 		/* 0: another block; 1: another birth, the same seal; 2: itself, as one elsewhere. */
-		to[0] = i == 0 ? refs[1] : refs[0];
-		to[0].birth += i == 1;
-		struct nf_block_ref was[NF_WINDOW_BLOCKS] = { refs[0] };
-		windows.len = olds.len = value.len = 0;
-		nf_extent_encode(&value, to, known, 1u << a.v->block_shift, false);
-		nf_buf_u64(&windows, 0);
-		nf_buf_str16(&windows, value.p, value.len);
-		value.len = 0;
-		nf_extent_encode(&value, was, known, 1u << a.v->block_shift, false);
-		nf_buf_u64(&olds, 0);
-		nf_buf_str16(&olds, value.p, value.len);
-		struct nf_op op = { .kind = NF_OP_RESEAL, .conflict_mode = NF_MODE_STASH, .time = nf_clock_real(), .ino = ino,
-				    .windows = windows.p, .windows_len = windows.len, .nr_windows = 1, .olds = olds.p,
-				    .olds_len = olds.len };
-		ck_assert_int_eq(nf_vault_do_waiting(a.v, &op), 0);
+		to = i == 0 ? refs[1] : refs[0];
+		to.birth += i == 1;
+		say(&a, ino, &refs[0], &to);
 		ck_assert_int_eq(vfs_sync(&a), 0);
 	}
 	vfs_unmount(&a);
 	a = vfs_mount(&s, "fresh");
 	ck_assert_int_eq(check(&a, "/one", BIG, 1), 0);
 	is_whole(&a);
-	nf_buf_deinit(&windows);
-	nf_buf_deinit(&olds);
-	nf_buf_deinit(&value);
-	nf_want_deinit(&w);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
+/* The copy has gone by then.  _i: 1 the operation was shelved. */
+START_TEST(what_a_run_said_and_could_not_publish_before_the_mount_ended_is_not_said)
+{
+	struct nf_block_ref refs[NF_WINDOW_BLOCKS], to;
+	struct vfs_site s;
+
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	ck_assert_int_eq(put(&a, "/one", BIG, 1), 0);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	vfs_unmount(&a);
+	s.shelve_bytes = _i ? 1 : 0;
+	a = vfs_mount(&s, "a");
+	uint64_t ino = first_window(&a, "/one", refs);
+	to = refs[0];
+	nf_pack_id_random(&to.pack);
+	to.tag[3] ^= 1;
+	say(&a, ino, &refs[0], &to);
+	ck_assert_int_eq(vfs_puts(&a, "/two", "done beside it"), 0);
+	ck_assert_int_eq(nf_settle(a.v), 0);
+	ck_assert_int_eq(nf_vault_journal(a.v, true), 0);
+	ck_assert_uint_eq(a.v->nr_shelf > 0, _i);
+	vfs_unmount(&a);
+	a = vfs_mount(&s, "a");
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	ck_assert_int_eq(check(&a, "/one", BIG, 1), 0);
+	vfs_unmount(&a);
+	a = vfs_mount(&s, "fresh");
+	ck_assert_int_eq(check(&a, "/one", BIG, 1), 0);
+	ck_assert_int_eq(vfs_checks(&a, "/two", "done beside it"), 0);
+	is_whole(&a);
 	vfs_unmount(&a);
 	vfs_site_deinit(&s);
 }
@@ -632,14 +691,15 @@ END_TEST
 
 static void suite_add(Suite *s)
 {
-	TCase *tc = nf_case(s, "reseal", 120);
+	TCase *tc = nf_case(s, "reseal", getenv("FOLIOFS_LONG") ? 1200 : 120);
 
 	tcase_add_test(tc, what_is_still_under_older_keys_is_counted);
 	tcase_add_loop_test(tc, what_is_under_older_keys_is_sealed_again_once_wherever_it_is_kept, 0, 2);
 	tcase_add_test(tc, what_others_write_meanwhile_and_what_they_hold_unsent_stays);
 	tcase_add_test(tc, a_run_cut_at_any_operation_loses_nothing_and_the_next_one_ends_it);
-	tcase_add_loop_test(tc, what_a_run_copied_and_others_took_away_meanwhile_is_said_to_be_where_it_was, 0, 2);
+	tcase_add_loop_test(tc, what_a_run_copied_and_others_took_away_meanwhile_is_said_to_be_where_it_was, 0, 4);
 	tcase_add_test(tc, a_block_is_replaced_by_none_but_itself_sealed_again);
+	tcase_add_loop_test(tc, what_a_run_said_and_could_not_publish_before_the_mount_ended_is_not_said, 0, 2);
 	tcase_add_test(tc, a_block_that_cannot_be_read_stays_as_it_is_and_idle_runs_do_not_come_back_to_it);
 	tcase_add_test(tc, nothing_is_sealed_again_and_again_for_a_snapshot_of_which_a_node_is_lost_later);
 }
