@@ -4,11 +4,13 @@
 #include "vfs.h"
 
 #include "aio/file_crash.h"
+#include "base/clock.h"
 #include "base/random.h"
 #include "store/fault.h"
 #include "store/types.h"
 #include "vault/commit.h"
 
+#include <inttypes.h>
 #include <unistd.h>
 
 enum { BIG = 300000, OFFSET = 100000 };
@@ -677,6 +679,130 @@ START_TEST(a_device_may_be_copied_again_and_again)
 }
 END_TEST
 
+/* --- anything at all -------------------------------------------------------------------------- */
+
+enum { NAMES = 10, TEXT_MAX = 20000 };
+
+struct tree {
+	char *text[NAMES]; /* NULL: no such file */
+	size_t len[NAMES];
+	uint32_t mode[NAMES];
+};
+
+static void name_of(uint64_t i, char out[20]) { snprintf(out, 20, "/r%d", (int)i); }
+
+static void tree_of(struct vfs *m, struct tree *t)
+{
+	for (uint64_t i = 0; i < NAMES; i++) {
+		struct nf_open_file *f;
+		char path[20];
+		uint64_t ino;
+		name_of(i, path);
+		t->text[i] = NULL;
+		if (vfs_open(m, path, O_RDONLY, 0, &f, &ino) < 0)
+			continue;
+		t->text[i] = calloc(1, 2 * TEXT_MAX);
+		ck_assert_int_eq(vfs_pread(m, f, ino, t->text[i], 2 * TEXT_MAX, 0, &t->len[i]), 0);
+		vfs_close(m, f, ino);
+		t->mode[i] = mode_of(m, path);
+	}
+}
+
+static void tree_deinit(struct tree *t)
+{
+	for (int i = 0; i < NAMES; i++)
+		free(t->text[i]);
+}
+
+static bool same_trees(const struct tree *x, const struct tree *y)
+{
+	for (int i = 0; i < NAMES; i++)
+		if (!x->text[i] != !y->text[i] || (x->text[i] && (x->len[i] != y->len[i] || x->mode[i] != y->mode[i] ||
+								  memcmp(x->text[i], y->text[i], x->len[i]))))
+			return false;
+	return true;
+}
+
+static void do_anything(struct vfs *m, struct nf_prng *rng, unsigned nr)
+{
+	static char text[TEXT_MAX];
+	char path[20], to[20];
+
+	while (nr-- > 0) {
+		struct nf_open_file *f;
+		uint64_t ino, what = nf_prng_below(rng, 20);
+		size_t len = 1 + nf_prng_below(rng, nf_prng_below(rng, 4) ? 200 : TEXT_MAX);
+		name_of(nf_prng_below(rng, NAMES), path);
+		name_of(nf_prng_below(rng, NAMES), to);
+		if (vfs_open(m, path, O_RDWR | O_CREAT, 0644, &f, &ino) < 0)
+			ck_abort_msg("open %s", path);
+		if (what < 10) {
+			fill(text, len, nf_prng_next(rng));
+			ck_assert_int_eq(vfs_pwrite(m, f, ino, text, len, nf_prng_below(rng, TEXT_MAX)), 0);
+		}
+		if (what % 3 == 0)
+			ck_assert_int_eq(vfs_fsync(m, f, ino), 0);
+		vfs_close(m, f, ino);
+		if (what == 10 || what == 11)
+			ck_assert_int_eq(vfs_unlink(m, path, false), 0);
+		if (what == 12 || what == 13)
+			ck_assert_int_eq(vfs_rename(m, path, to), 0);
+		if (what == 14)
+			set_attr(m, path, NF_SET_MODE, 0600 + (uint32_t)nf_prng_below(rng, 64));
+		if (what == 15)
+			ck_assert_int_eq(vfs_truncate(m, path, nf_prng_below(rng, TEXT_MAX)), 0);
+		if (what == 16)
+			ck_assert_int_eq(nf_settle(m->v), 0);
+	}
+}
+
+/* Whatever was done, wherever it was copied, however much of it the other has sent: in the end all of it is there, once. */
+START_TEST(whatever_was_not_sent_is_there_once)
+{
+	const char *env = getenv("NF_SEED");
+	uint64_t seed = env ? strtoull(env, NULL, 0) : nf_clock_ns();
+	struct tree want, got;
+	struct nf_prng rng;
+	struct vfs_site s;
+
+	printf("# seed %" PRIu64 " (loop %d)\n", seed, _i);
+	nf_prng_seed(&rng, seed * 100 + (uint64_t)_i);
+	vfs_site_init(&s, "", "");
+	struct vfs a = vfs_mount(&s, "a");
+	do_anything(&a, &rng, 30);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	vfs_unmount(&a);
+	s.shelve_bytes = _i % 3 == 1 ? 1000 + nf_prng_below(&rng, 4000) : 0;
+	a = vfs_mount(&s, "a");
+	do_anything(&a, &rng, _i % 3 == 2 ? 900 : 5 + (unsigned)nf_prng_below(&rng, 80));
+	if (nf_prng_below(&rng, 3) == 0)
+		freeze(&a);
+	ck_assert_int_eq(nf_settle(a.v), 0);
+	ck_assert_int_eq(nf_vault_journal(a.v, true), 0);
+	copy_disk(&s, "a", "sender");
+	do_anything(&a, &rng, (unsigned)nf_prng_below(&rng, 80));
+	tree_of(&a, &want);
+	vfs_unmount(&a);
+	a = vfs_mount(&s, "sender");
+	for (uint64_t k = nf_prng_below(&rng, 8); k > 0; k--)
+		ck_assert_int_eq(nf_commit_turn(a.v, true), 0);
+	vfs_unmount(&a);
+	a = vfs_mount(&s, "a");
+	tree_of(&a, &got);
+	ck_assert(same_trees(&want, &got));
+	tree_deinit(&got);
+	ck_assert_int_eq(vfs_sync(&a), 0);
+	struct vfs b = stranger(&s, 0);
+	tree_of(&b, &got);
+	ck_assert(same_trees(&want, &got));
+	tree_deinit(&got);
+	tree_deinit(&want);
+	vfs_unmount(&b);
+	vfs_unmount(&a);
+	vfs_site_deinit(&s);
+}
+END_TEST
+
 /* --- whatever stops it ----------------------------------------------------------------------- */
 
 /* The store goes away at each of the exchanges in turn, and is back for the next mount. */
@@ -786,7 +912,7 @@ static void goes_on(struct nf_crash *disk, const struct nf_header *header)
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { STEP = 7 };
+enum { STEP = 13 };
 #else
 enum { STEP = 1 };
 #endif
@@ -848,6 +974,7 @@ static void suite_add(Suite *s)
 	tcase_add_loop_test(tc, a_dot_that_may_have_been_sent_is_there_once, 0, 3);
 	tcase_add_loop_test(tc, what_lies_on_the_shelf_is_sent_once, 0, 6);
 	tcase_add_test(tc, a_device_may_be_copied_again_and_again);
+	tcase_add_loop_test(tc, whatever_was_not_sent_is_there_once, 0, 9);
 	tcase_add_loop_test(tc, a_store_that_goes_away_meanwhile_costs_nothing, 0, 4);
 	tcase_add_loop_test(tc, a_power_cut_at_any_operation_costs_nothing, 0, 2);
 }
