@@ -393,6 +393,16 @@ static void drop_files(struct nf_vault *v)
 	nf_lock_drop(&v->ns);
 }
 
+/* What is in the journal is durable, and whoever opens it next can see that: what does not open then is damage, and no torn
+ * tail, which would take all behind it along.  A full disk may leave it unsaid. */
+static void end_segment(struct nf_vault *v)
+{
+	uint64_t number;
+
+	if (nf_journal_rotate(v->journal, &number) < 0)
+		nf_trace(JOURNAL, "the last segment stays open");
+}
+
 /* Everything dirty becomes operations, operations become journal. */
 static int store_locally(struct nf_vault *v)
 {
@@ -422,6 +432,8 @@ void nf_vault_close(struct nf_vault *v)
 			nf_trace(JOURNAL, "not everything could be stored at close");
 		else if (v->journal && v->current && !v->renewing && nf_commit_is_settled(v))
 			settle(v);
+		else if (v->journal && v->current)
+			end_segment(v);
 		drop_files(v);
 	}
 	nf_idle_gc_free(v);
