@@ -232,7 +232,7 @@ static uint64_t weight(const struct nf_region *rg)
 	return nf_region_is_zero(rg) ? 0 : rg->end - rg->start;
 }
 
-/* Whole blocks that RG alone would have stored.  Two regions in one block count it twice. */
+/* Whole blocks that RG alone would have stored. */
 static uint64_t box(const struct nf_regions *rs, const struct nf_region *rg)
 {
 	uint64_t unit = rs->block_bytes;
@@ -244,6 +244,28 @@ static uint64_t box(const struct nf_regions *rs, const struct nf_region *rg)
 	return up(rg->end, unit) - down(rg->start, unit);
 }
 
+/* A block that is counted for A, and need not be for B behind it: both are stored at once.  What differs from what a mapped page
+ * had may be a dozen regions in each page. */
+static uint64_t shared(const struct nf_regions *rs, const struct nf_region *a, const struct nf_region *b)
+{
+	uint64_t unit = rs->block_bytes;
+	bool at_once = unit && a && b && a->group == b->group && !is_apart(a) && !is_apart(b);
+
+	return at_once && a->end % unit && down(a->end, unit) == down(b->start, unit) ? unit : 0;
+}
+
+/* What RG, which is in the tree, makes box_bytes more: modulo 2^64, for it may be a little less where groups meet. */
+static uint64_t share_of(const struct nf_regions *rs, const struct nf_region *rg)
+{
+	const struct nf_region *before, *behind;
+
+	if (rs->block_bytes == 0)
+		return 0;
+	before = region_of(nf_avl_prev(&rg->node));
+	behind = region_of(nf_avl_next(&rg->node));
+	return box(rs, rg) - shared(rs, before, rg) - shared(rs, rg, behind) + shared(rs, before, behind);
+}
+
 void nf_regions_insert(struct nf_regions *rs, struct nf_region *rg)
 {
 	NF_ASSERT(rg->start < rg->end);
@@ -252,16 +274,16 @@ void nf_regions_insert(struct nf_regions *rs, struct nf_region *rg)
 	rs->nr++;
 	rs->nr_apart += is_apart(rg);
 	rs->bytes += weight(rg);
-	rs->box_bytes += box(rs, rg);
+	rs->box_bytes += share_of(rs, rg);
 }
 
 void nf_regions_remove(struct nf_regions *rs, struct nf_region *rg)
 {
+	rs->box_bytes -= share_of(rs, rg);
 	nf_avl_erase(&rs->tree, &rg->node);
 	rs->nr--;
 	rs->nr_apart -= is_apart(rg);
 	rs->bytes -= weight(rg);
-	rs->box_bytes -= box(rs, rg);
 }
 
 /* Moves an edge; the order in the tree does not change. */
@@ -269,11 +291,11 @@ static void resize(struct nf_regions *rs, struct nf_region *rg, uint64_t start, 
 {
 	NF_ASSERT(start < end);
 	rs->bytes -= weight(rg);
-	rs->box_bytes -= box(rs, rg);
+	rs->box_bytes -= share_of(rs, rg);
 	rg->start = rg->reserved_start = start;
 	rg->end = rg->reserved_end = end;
 	rs->bytes += weight(rg);
-	rs->box_bytes += box(rs, rg);
+	rs->box_bytes += share_of(rs, rg);
 }
 
 static struct nf_region *piece_of(const struct nf_region *rg, uint64_t start, uint64_t end)
@@ -420,7 +442,7 @@ void nf_regions_check(const struct nf_regions *rs, enum nf_region_state state)
 		NF_ASSERT(!rg->group == (rg->type == NF_REGION_CACHE_COPY));
 		end = rg->end;
 		bytes += weight(rg);
-		boxes += box(rs, rg);
+		boxes += box(rs, rg) - shared(rs, region_of(nf_avl_prev(n)), rg);
 		nr_apart += is_apart(rg);
 		nr++;
 	}

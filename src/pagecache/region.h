@@ -85,7 +85,7 @@ struct nf_regions {
 	size_t nr_apart;           /* DSYNC and DIRECT ones: nothing may be written over, or merged with, them */
 	uint64_t bytes;            /* without ZERO regions */
 	uint64_t block_bytes;      /* the owner's to set, before the first is inserted; 0: boxes are not counted */
-	uint64_t box_bytes;        /* what storing them takes at most: whole blocks, of ZERO regions those at the edges */
+	uint64_t box_bytes;        /* what storing them takes at most: whole blocks, each once for what is stored at once; of ZERO regions those at the edges */
 };
 
 /* What a filesystem has to say about its private parts of regions. */

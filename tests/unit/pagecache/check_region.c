@@ -76,6 +76,41 @@ START_TEST(a_cut_inside_a_region_leaves_both_ends)
 }
 END_TEST
 
+/* However many regions there are in a block: it is stored once. */
+START_TEST(what_storing_takes_is_counted_by_blocks)
+{
+	enum { UNIT = 64, BLOCKS = 20, BYTES = UNIT * BLOCKS };
+	static bool is_dirty[BYTES];
+	struct nf_prng prng;
+
+	memset(is_dirty, 0, sizeof is_dirty);
+	nf_prng_seed(&prng, (uint64_t)_i);
+	rs.block_bytes = UNIT;
+	for (int i = 0; i < 3000; i++) {
+		uint64_t start = nf_prng_below(&prng, BYTES - 1), len = 1 + nf_prng_below(&prng, i % 7 ? 5 : 150), blocks = 0;
+		uint64_t end = NF_MIN(start + len, (uint64_t)BYTES);
+		bool now = nf_prng_below(&prng, 2);
+		if (now)
+			ordinary(start, end);
+		else
+			nf_regions_cut(&rs, start, end, "cut");
+		for (uint64_t at = start; at < end; at++)
+			is_dirty[at] = now;
+		for (unsigned b = 0; b < BLOCKS; b++)
+			blocks += memchr(is_dirty + b * UNIT, true, UNIT) != NULL;
+		ck_assert_uint_eq(rs.box_bytes, blocks * UNIT);
+		nf_regions_check(&rs, NF_REGION_DIRTY);
+	}
+	nf_regions_cut(&rs, 0, UINT64_MAX, "end");
+	ck_assert_uint_eq(rs.box_bytes, 0);
+	/* What is stored apart counts apart. */
+	ordinary(0, 10);
+	dirty(NF_REGION_ORDINARY, other, 10, 20);
+	dirty(NF_REGION_DSYNC, other, 20, 30);
+	ck_assert_uint_eq(rs.box_bytes, 3 * UNIT);
+}
+END_TEST
+
 static struct nf_region writer(enum nf_region_type type, uint64_t start, uint64_t end)
 {
 	return (struct nf_region){ .type = type, .start = start, .end = end,
@@ -275,6 +310,7 @@ static void suite_add(Suite *s)
 	tcase_add_test(tc, touching_ordinary_regions_become_one);
 	tcase_add_test(tc, regions_of_two_groups_or_kinds_stay_apart);
 	tcase_add_test(tc, a_cut_inside_a_region_leaves_both_ends);
+	tcase_add_loop_test(tc, what_storing_takes_is_counted_by_blocks, 0, 5);
 	tcase_add_test(tc, writers_wait_for_overlap_and_exclusive_ones_for_shared_blocks);
 	tcase_add_test(tc, the_table_of_what_may_lie_over_what);
 	tcase_add_test(tc, a_tree_that_agrees_has_nothing_incompatible);
