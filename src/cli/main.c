@@ -25,9 +25,10 @@
 	"that stay damaged it puts the newest whole version that a snapshot or kept commit has, as \"NAME (recovered from commit\n" \
 	"N)\". Where names and attributes themselves are lost (a node of the tree that neither the store nor this cache has) it\n" \
 	"puts what the newest snapshot or kept commit had there: such files are named, \"as of commit N\". Names of which nothing\n" \
-	"else is left go, and are named. A newest commit that the store has lost altogether is put there again by a machine that knows\n" \
-	"it. So run it first where the vault was last used: that machine may have all of it. What is intact stays as it is, and so\n" \
-	"does the history. A mounted vault is checked by its daemon.\n"
+	"else is left go, and are named. Of a damaged journal what comes before the damage is sent and the rest is put aside\n" \
+	"(state directory, journal/damaged-TIME; nothing of it is deleted). A newest commit that the store has lost altogether\n" \
+	"is put there again by a machine that knows it. So run it first where the vault was last used: that machine may have all\n" \
+	"of it. What is intact stays as it is, and so does the history. A mounted vault is checked by its daemon.\n"
 
 #define MAP "Strips of one scale, as wide as the terminal: where blocks are (on the server, with a copy here, here only, holes), what\n" \
 	"they take sealed, what is in memory, modified regions by state and flush group.\n"

@@ -262,7 +262,7 @@ enum nf_exit nf_writer_open(const char *address, const struct nf_options *o, con
 		nf_store_free(store);
 	struct nf_vault_options v = { .store = store, .header = h, .cache_dir = paths.cache, .state_dir = paths.state,
 				      .cache_size_bytes = o->cache_size ? o->cache_size : (uint64_t)NF_CACHE_GIB_DEFAULT << 30, .memory_bytes = READER_MEMORY_BYTES,
-				      .no_threads = true, .expect = o->expect, .put_back = o->repair };
+				      .no_threads = true, .expect = o->expect, .repair = o->repair };
 	if (r == 0) {
 		r = nf_vault_open(&v, &rd->vault);
 		nf_vault_paths_deinit(&paths);

@@ -45,6 +45,8 @@ static const struct {
 	{ NF_E_FORMAT_UNKNOWN, "the vault at %S was made by a newer version of foliofs" },
 	{ NF_E_WRITER_CLONED, "another device writes to the vault at %S as this one, whose state (%W) was copied or restored, and "
 			      "this one has more unsent changes than can be taken along under a new name (64 MiB of operations)" },
+	{ NF_E_JOURNAL_BAD, "the journal of the vault at %S, with what this machine has not sent yet, is damaged on its disk; keep a copy of it, "
+			    "then: foliofs check %S --repair sends what comes before the damage and puts the rest aside" },
 	{ NF_E_STATE_BAD, "what this device remembers of the vault at %S is damaged (%W)" },
 };
 

@@ -66,6 +66,22 @@ static int in(const char *dir, const char *name, char **out)
 	return asprintf(out, "%s/%s", dir, name) < 0 ? nf_fail(-ENOMEM) : 0;
 }
 
+/* What was put aside of a damaged journal is nowhere else. */
+static bool has_aside(const char *state)
+{
+	nf_auto_free char *journal = NULL;
+	struct nf_file_dirent *list;
+	bool has = false;
+	size_t nr;
+
+	if (in(state, "journal", &journal) < 0 || ops->list(ops, journal, &list, &nr) < 0)
+		return false;
+	for (size_t i = 0; i < nr; i++)
+		has |= list[i].is_dir;
+	nf_file_list_free(list, nr);
+	return has;
+}
+
 static int wipe_locked(const struct nf_vault_paths *p, bool force, char **where)
 {
 	static const char *const trees[] = { "journal" };
@@ -77,7 +93,7 @@ static int wipe_locked(const struct nf_vault_paths *p, bool force, char **where)
 		r = in(p->cache, "packs", &packs);
 	if (r == 0)
 		r = in(p->state, NF_SETTLED_FILE, &settled);
-	if (r == 0 && !force && ops->stat(ops, settled, NULL, NULL, NULL) < 0)
+	if (r == 0 && !force && (has_aside(p->state) || ops->stat(ops, settled, NULL, NULL, NULL) < 0))
 		r = nf_fail(-EBUSY);
 	if (r == 0 && (r = shred(header)) < 0)
 		*where = nf_steal(&header);

@@ -60,7 +60,7 @@ static int open_dir(struct nf_journal *j, const struct nf_journal_options *o)
 	return r;
 }
 
-int nf_journal_open(const struct nf_journal_options *o, struct nf_journal **out)
+int nf_journal_new(const struct nf_journal_options *o, struct nf_journal **out)
 {
 	nf_auto(close_p) struct nf_journal *j = calloc(1, sizeof *j);
 
@@ -77,7 +77,17 @@ int nf_journal_open(const struct nf_journal_options *o, struct nf_journal **out)
 	j->dir = strdup(o->dir);
 	if (!j->dir)
 		return nf_fail(-ENOMEM);
-	int r = open_dir(j, o);
+	*out = nf_steal(&j);
+	return 0;
+}
+
+int nf_journal_open(const struct nf_journal_options *o, struct nf_journal **out)
+{
+	nf_auto(close_p) struct nf_journal *j = NULL;
+
+	int r = nf_journal_new(o, &j);
+	if (r == 0)
+		r = open_dir(j, o);
 	if (r < 0)
 		return nf_fail(r);
 	*out = nf_steal(&j);

@@ -91,6 +91,14 @@ struct nf_journal_options {
 /* Opens DIR (made if missing), replays, cuts the torn tail, and starts a new
  * segment.  -NF_E_JOURNAL_BAD if a segment is damaged: nothing is changed then. */
 int nf_journal_open(const struct nf_journal_options *o, struct nf_journal **out);
+/* Where the first damage is, all that is valid before it stays; the damaged segment as it was, and those behind it, are in the
+ * directory ASIDE then (made).  o->replay is asked whether records are valid, as at open.  Nothing is deleted: an error, or
+ * a crash, leaves everything in one directory or the other.  Without damage nothing is done. */
+struct nf_journal_salvaged {
+	uint64_t kept_bytes;  /* of the journal */
+	uint64_t aside_bytes; /* behind the damage */
+};
+int nf_journal_salvage(const struct nf_journal_options *o, const char *aside, struct nf_journal_salvaged *out);
 /* Closes without syncing.  NULL allowed. */
 void nf_journal_close(struct nf_journal *j);
 

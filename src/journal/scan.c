@@ -221,8 +221,7 @@ static int compare_numbers(const void *a, const void *b)
 	return (*x > *y) - (*x < *y);
 }
 
-/* "0123456789abcdef.seg"; anything else in the directory is not ours. */
-static bool number_of(const char *name, uint64_t *number)
+bool nf_segment_number(const char *name, uint64_t *number)
 {
 	uint64_t n = 0;
 
@@ -263,7 +262,7 @@ static int list_segments(struct nf_journal *j)
 		return nf_fail(r);
 	nf_auto_free uint64_t *numbers = calloc(nr_list + 1, sizeof *numbers);
 	for (size_t i = 0; numbers && i < nr_list; i++)
-		nr += number_of(list[i].name, &numbers[nr]);
+		nr += nf_segment_number(list[i].name, &numbers[nr]);
 	nf_file_list_free(list, nr_list);
 	if (!numbers)
 		return nf_fail(-ENOMEM);
@@ -327,6 +326,69 @@ int nf_journal_scan(struct nf_journal *j, const struct nf_journal_options *o)
 	if (r == 0)
 		r = scan_all(&sc);
 	memcpy(j->chain, sc.chain, sizeof j->chain);
+	scan_deinit(&sc);
+	return nf_fail(r);
+}
+
+/* What of S is valid, where damage may be. *BAD: something is not. */
+static int replay_to_damage(struct scan *sc, struct nf_segment *s, bool may_be_torn, bool *bad)
+{
+	uint64_t at, nr;
+
+	int r = replay_segment(sc, s, s->written_bytes, &at, &nr);
+	if (r == NF_JOURNAL_CUT && may_be_torn && !*bad)
+		return 0;
+	if (r != NF_JOURNAL_CUT && r != -NF_E_JOURNAL_BAD)
+		return r;
+	s->written_bytes = at;
+	s->next_frame = nr;
+	*bad = true;
+	return 0;
+}
+
+static int first_damage(struct scan *sc, struct nf_segment **first)
+{
+	struct nf_list *head = &sc->j->segments;
+	const struct nf_segment *last = NULL;
+	bool behind = false; /* the last one */
+	int r = 0;
+
+	*first = NULL;
+	nf_list_for_each(s, head, struct nf_segment, link) {
+		r = measure(sc, s);
+		if (r < 0 && r != -NF_E_JOURNAL_BAD)
+			return r;
+		s->torn = r < 0; /* not as a writer means it: nobody writes to these */
+		if (s->next_frame > 0)
+			last = s;
+	}
+	nf_list_for_each(s, head, struct nf_segment, link) {
+		bool bad = s->torn, whole = last && s != last && !behind;
+		sc->durable_bytes = s->durable_bytes;
+		r = whole ? ended(s) : 0;
+		bad |= r == -NF_E_JOURNAL_BAD;
+		if (r == 0 && whole)
+			sc->durable_bytes = s->durable_bytes;
+		behind |= s == last;
+		r = r == 0 || r == -NF_E_JOURNAL_BAD ? replay_to_damage(sc, s, s == last, &bad) : r;
+		if (r < 0)
+			return r;
+		if (bad) {
+			*first = s;
+			return 0;
+		}
+	}
+	return 0;
+}
+
+int nf_journal_find_damage(struct nf_journal *j, const struct nf_journal_options *o, struct nf_segment **first, bool *gap)
+{
+	struct scan sc = { .j = j, .o = o };
+	int r = list_segments(j);
+
+	*gap = r == -NF_E_JOURNAL_BAD; /* the list has those before it */
+	if (r == 0 || *gap)
+		r = first_damage(&sc, first);
 	scan_deinit(&sc);
 	return nf_fail(r);
 }

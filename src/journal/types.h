@@ -38,6 +38,9 @@ struct nf_journal {
 	struct nf_buf sealed;		   /* t */
 };
 
+/* journal.c: without a segment. */
+int nf_journal_new(const struct nf_journal_options *o, struct nf_journal **out);
+
 /* segment.c */
 int nf_segment_open(struct nf_journal *j, uint64_t number, int flags, struct nf_segment **out);
 void nf_segment_free(struct nf_segment *s, const struct nf_file_ops *files);
@@ -58,6 +61,11 @@ void nf_segment_put(struct nf_journal *j, struct nf_segment *s);
 
 /* scan.c: fills j->segments from the directory, replays them and cuts the tail. */
 int nf_journal_scan(struct nf_journal *j, const struct nf_journal_options *o);
+/* The first damage: *FIRST is valid up to written_bytes only, and those behind it do not count; NULL: none.  *GAP: segments behind
+ * those in the list are there, but not the next. */
+int nf_journal_find_damage(struct nf_journal *j, const struct nf_journal_options *o, struct nf_segment **first, bool *gap);
+/* "0123456789abcdef.seg"; anything else in the directory is not ours. */
+bool nf_segment_number(const char *name, uint64_t *number);
 /* 0 if the first WRITTEN bytes are valid frames to the end. */
 int nf_segment_check(struct nf_file *file, uint64_t written_bytes);
 

@@ -603,24 +603,34 @@ static int mend(struct nf_check *k)
 	return r;
 }
 
+/* What this machine has and nobody else comes first. */
+static int begin_repair(struct nf_check *k)
+{
+	struct nf_vault *v = k->v;
+
+	v->put_back = true;
+	int r = nf_vault_refresh(v);
+	if (r == 0)
+		r = nf_vault_sync(v, k->o.stop);
+	nf_lock_take(&v->ns);
+	uint64_t put_back = v->nr_put_back;
+	nf_lock_drop(&v->ns);
+	if (put_back)
+		nf_check_say(k, "the newest commit was gone from the store: put there again as this machine knows it");
+	if (v->aside)
+		nf_check_say(k, "the journal of this machine was damaged: what it had not sent yet is in the vault up to the damage (%" PRIu64
+			     " bytes); what was done after that (%" PRIu64 " bytes, sealed) is in %s", v->salvaged.kept_bytes,
+			     v->salvaged.aside_bytes, v->aside);
+	return r;
+}
+
 int nf_vault_check(struct nf_vault *v, const struct nf_check_options *o, struct nf_check_result *out)
 {
 	struct nf_check k = { .v = v, .o = *o, .where = "" };
 
 	if (o->repair && (v->read_only || v->fixed || v->store->read_only))
 		return nf_fail(-EROFS);
-	int r = 0;
-	if (o->repair) {
-		v->put_back = true;
-		r = nf_vault_refresh(v);
-		if (r == 0)
-			r = nf_vault_sync(v, o->stop);
-		nf_lock_take(&v->ns);
-		uint64_t put_back = v->nr_put_back;
-		nf_lock_drop(&v->ns);
-		if (put_back)
-			nf_check_say(&k, "the newest commit was gone from the store: put there again as this machine knows it");
-	}
+	int r = o->repair ? begin_repair(&k) : 0;
 	if (r == 0)
 		r = list_packs(&k);
 	if (r == 0)

@@ -126,17 +126,41 @@ static int first_base(struct nf_vault *v, const struct nf_state *s, const char *
 	return r;
 }
 
+static void recover_begin(struct nf_vault *v, struct nf_recovered *rc)
+{
+	nf_recovered_deinit(rc);
+	*rc = (struct nf_recovered){ .v = v, .contained = nf_vector_seq(&v->base.vector, v->writer) };
+}
+
+/* What is valid of a damaged journal.  RC, to be filled anew. */
+static int salvage_journal(struct nf_vault *v, const struct nf_journal_options *o, struct nf_recovered *rc)
+{
+	nf_auto_free char *aside = NULL;
+
+	if (asprintf(&aside, "%s/damaged-%" PRId64, o->dir, (int64_t)nf_clock_real().tv_sec) < 0)
+		return nf_fail(-ENOMEM);
+	recover_begin(v, rc);
+	int r = nf_journal_salvage(o, aside, &v->salvaged);
+	recover_begin(v, rc);
+	if (r == 0)
+		v->aside = nf_steal(&aside);
+	return r == 0 ? nf_journal_open(o, &v->journal) : r;
+}
+
 static int open_journal(struct nf_vault *v, const struct nf_state *s)
 {
 	nf_auto_free char *dir = NULL;
-	struct nf_recovered rc = { .v = v, .contained = nf_vector_seq(&v->base.vector, v->writer) };
+	struct nf_recovered rc = { 0 };
 
 	(void)s;
 	if (asprintf(&dir, "%s/journal", v->state_path) < 0)
 		return nf_fail(-ENOMEM);
+	recover_begin(v, &rc);
 	struct nf_journal_options o = { .dir = dir, .files = v->files, .seal = &nf_vault_journal_seal,
 					.seal_ctx = v, .replay = nf_recover_record, .replay_ctx = &rc, .room = v->room };
 	int r = nf_journal_open(&o, &v->journal);
+	if (r == -NF_E_JOURNAL_BAD && v->repair)
+		r = salvage_journal(v, &o, &rc);
 	if (r == 0 && v->writer)
 		r = nf_recover_replay(v, &rc);
 	nf_recovered_deinit(&rc);
@@ -212,7 +236,7 @@ static struct nf_vault *new_vault(const struct nf_vault_options *o)
 	v->read_only = o->read_only;
 	v->fsync_remote = o->fsync_remote;
 	v->manual = o->manual;
-	v->put_back = o->put_back;
+	v->put_back = v->repair = o->repair;
 	v->stream_bytes = o->ahead_bytes ? o->ahead_bytes : STREAM_BYTES;
 	v->no_threads = o->no_threads;
 	v->shelve_bytes = o->shelve_bytes;
@@ -463,6 +487,7 @@ void nf_vault_close(struct nf_vault *v)
 	nf_head_deinit(&v->base);
 	nf_ring_free(v->ring);
 	v->files->close(v->lock);
+	free(v->aside);
 	free(v->state_path);
 	free(v->cache_path);
 	free(v->host);

@@ -48,7 +48,9 @@ struct nf_vault_options {
 	size_t shelve_bytes;
 	bool manual;                  /* no commit, no look but by nf_vault_sync() */
 	bool no_threads;              /* commands and tests: no committer; drive it by nf_vault_sync() */
-	bool put_back;                /* a newest head that the store has lost is put there again, by nf_vault_open() too */
+	/* A newest head that the store has lost is put there again; of a damaged journal what is valid before the damage counts, and
+	 * the rest is put aside.  nf_vault_check() with `repair` tells of both. */
+	bool repair;
 	const char *snapshot;         /* with read_only: show this one, NAME or NAME@ID; -NF_E_SNAPSHOT_* */
 	const char *expect;           /* fingerprint the first head must have; NULL */
 	const struct nf_gc_options *gc; /* what `foliofs gc` keeps, unless told otherwise; NULL: nf_gc_defaults() */

@@ -291,6 +291,9 @@ struct nf_vault {
 	bool committing;            /* n */
 	_Atomic bool put_back;      /* a base that the store has lost is put there again; until a look went through */
 	uint64_t nr_put_back;       /* n  heads */
+	bool repair;                /* I */
+	char *aside;                /* I  where the rest of a damaged journal is; NULL: it was whole */
+	struct nf_journal_salvaged salvaged; /* I */
 	bool letting_go;            /* n  the journal of what was confirmed is being removed, or could not be yet */
 	bool connected;             /* n  without a link */
 	bool away;                  /* n  the link is disconnected or held: nothing is tried */

@@ -56,6 +56,7 @@ WHICH = [
     ("test_cli.py::test_a_state_of_before*", EXIT),
     ("test_cli.py::test_a_damaged_header*", EXIT),
     ("test_cli.py::test_a_lost_header*", EXIT),
+    ("test_cli.py::test_of_a_damaged_journal*", EXIT),
     ("test_cli.py::test_a_store_that_lost*", EXIT),
     ("test_cli.py::test_a_runtime_directory*", EXIT),
     ("test_cli.py::test_check_finds*", EXIT),

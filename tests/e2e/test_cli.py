@@ -252,6 +252,35 @@ def test_a_store_that_lost_what_came_last_gets_it_again(vault, mounted):
     assert (vault.stage.dir / "extracted" / "f").read_text() == "two"
 
 
+def test_of_a_damaged_journal_what_comes_before_the_damage_is_sent_and_the_rest_is_kept(vault):
+    vault.mount()
+    vault.umount()
+    for names in (["first"], [f"f{i}" for i in range(50)]):
+        vault.mount("--offline")
+        for name in names:
+            (vault.mnt / name).write_text(name)
+        vault.umount()
+    journal = next(vault.home.rglob("journal"))
+    last = max(journal.glob("*.seg"), key=lambda f: f.stat().st_size)
+    was = last.read_bytes()
+    last.write_bytes(was[:len(was) // 2] + bytes([was[len(was) // 2] ^ 1]) + was[len(was) // 2 + 1:])
+    damaged = last.read_bytes()
+    for _ in range(2):
+        assert f"check {vault.store} --repair" in vault.mount(code=DAMAGED).stderr
+    assert last.read_bytes() == damaged
+    said = vault.run("check", vault.store, "--repair").stdout
+    (aside,) = journal.glob("damaged-*")
+    assert f"in {aside}" in said and (aside / last.name).read_bytes() == damaged
+    vault.mount()
+    vault.run("sync", vault.mnt)
+    assert (vault.mnt / "first").read_text() == "first"
+    vault.umount()
+    assert vault.run("cat", vault.store, "first").stdout == "first"
+    vault.run("cache", vault.store, "wipe", code=BUSY)
+    vault.run("cache", vault.store, "wipe", "--force")
+    assert not aside.exists()
+
+
 def test_the_recovery_key_that_init_prints_opens_the_vault(site):
     text = re.search(r"(?:[A-Z2-7]{7}-){7}[A-Z2-7]{7}", site.init().stdout).group()
     site.run("ls", site.store, "--recovery", password=text)

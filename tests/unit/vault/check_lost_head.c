@@ -56,7 +56,7 @@ static int open_as(const struct vfs_site *s, const char *name, bool put_back, st
 	char cache[200], state[200];
 	struct nf_vault_options o = vfs_options(s, name, cache, state);
 
-	o.put_back = put_back;
+	o.repair = put_back;
 	int r = nf_vault_open(&o, &m->v);
 	if (r == 0)
 		m->fs = nf_vault_fs(m->v);
