@@ -42,7 +42,7 @@ static const struct {
 	{ NF_E_CACHE_LOCKED, "the vault at %S is in use by another daemon of this user; unmount it first" },
 	{ NF_E_FORMAT_BAD, "the vault at %S is damaged: its header cannot be read; a machine that has mounted it "
 			   "may put it back by: foliofs key %S restore" },
-	{ NF_E_FORMAT_UNKNOWN, "the vault at %S was made by a newer version of foliofs" },
+	{ NF_E_FORMAT_UNKNOWN, "the vault at %S, or what this machine keeps of it (%W), is of another version of foliofs" },
 	{ NF_E_WRITER_CLONED, "another device writes to the vault at %S as this one, whose state (%W) was copied or restored, and "
 			      "this one has more unsent changes than can be taken along under a new name (64 MiB of operations)" },
 	{ NF_E_JOURNAL_BAD, "the journal of the vault at %S, with what this machine has not sent yet, is damaged on its disk; keep a copy of it, "

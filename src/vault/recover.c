@@ -41,7 +41,10 @@ int nf_record_begin(struct nf_rd *rd, uint32_t *writer)
 	unsigned version = nf_rd_u8(rd);
 
 	*writer = nf_rd_u32(rd);
-	return version == RECORD_VERSION && nf_rd_error(rd, false) == 0 ? 0 : nf_fail(-NF_E_JOURNAL_BAD);
+	if (nf_rd_error(rd, false) < 0)
+		return nf_fail(-NF_E_JOURNAL_BAD);
+	/* It authenticates, so it is no damage: nobody may put it aside as that. */
+	return version == RECORD_VERSION ? 0 : nf_fail(-NF_E_FORMAT_UNKNOWN);
 }
 
 int nf_journal_encode_ops(struct nf_buf *b, uint32_t writer, uint64_t seq, const struct nf_ref *base_root,

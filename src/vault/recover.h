@@ -41,7 +41,7 @@ struct nf_recovered {
 	struct nf_recovered_late *late; /* up to `contained` */
 	size_t nr_late;
 };
-/* What every record begins with: whose it is. -NF_E_JOURNAL_BAD. */
+/* What every record begins with: whose it is. -NF_E_JOURNAL_BAD; -NF_E_FORMAT_UNKNOWN: another version of the program wrote it. */
 int nf_record_begin(struct nf_rd *rd, uint32_t *writer);
 void nf_recovered_deinit(struct nf_recovered *rc);
 /* The journal's replay callback; ctx is the struct nf_recovered. */

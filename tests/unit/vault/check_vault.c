@@ -1,5 +1,6 @@
 /* The vault whole, by its calls: one machine, two machines, restarts, forks. */
 #include "base/random.h"
+#include "vault/recover.h"
 #include "vault/vault_i.h"
 #include "vfs.h"
 
@@ -328,6 +329,22 @@ START_TEST(a_store_that_goes_back_is_refused)
 }
 END_TEST
 
+/* Another version's record is not damage, which could be put aside. */
+START_TEST(a_record_of_another_version_is_refused_as_that)
+{
+	static const uint8_t old[] = { 1, 7, 0, 0, 0, 9 }, ours[] = { 2, 7, 0, 0, 0, 9 };
+	struct nf_rd rd = nf_rd_of(old, sizeof old);
+	uint32_t writer;
+
+	ck_assert_int_eq(nf_record_begin(&rd, &writer), -NF_E_FORMAT_UNKNOWN);
+	rd = nf_rd_of(ours, sizeof ours);
+	ck_assert_int_eq(nf_record_begin(&rd, &writer), 0);
+	ck_assert_uint_eq(writer, 7);
+	rd = nf_rd_of(ours, 3);
+	ck_assert_int_eq(nf_record_begin(&rd, &writer), -NF_E_JOURNAL_BAD);
+}
+END_TEST
+
 static int find_largest(const char *path, const struct stat *st, int kind, struct FTW *ftw)
 {
 	(void)ftw;
@@ -384,6 +401,7 @@ static void suite_add(Suite *s)
 {
 	TCase *tc = nf_case(s, "vault", 60);
 	tcase_add_test(tc, what_is_written_is_read_back);
+	tcase_add_test(tc, a_record_of_another_version_is_refused_as_that);
 	tcase_add_test(tc, damage_of_what_was_closed_well_is_no_torn_tail);
 	tcase_add_test(tc, another_machine_reads_what_was_synced);
 	tcase_add_test(tc, what_was_not_uploaded_survives_a_restart);
