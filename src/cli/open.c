@@ -135,8 +135,14 @@ void nf_site_deinit(struct nf_site *s)
 enum nf_exit nf_site_complain(const struct nf_site *s, int code, const char *where)
 {
 	nf_auto_free char *text = nf_explain(code, s->safe, where);
+	uint8_t id[NF_VOLUME_ID_BYTES];
 
-	nf_complain("%s", text ? text : nf_strerror(code));
+	/* To make a vault where the disk of one is to be mounted would be the wrong advice. */
+	if ((code == -ENOENT || code == -NF_E_STORE_NOT_FOUND) && nf_known_volume(s->address, id) == 0)
+		nf_complain("there is nothing at %s now, where this machine knows a vault; if its disk is away, bring it back, or work "
+			    "without it: foliofs mount --offline %s DIR", s->safe, s->safe);
+	else
+		nf_complain("%s", text ? text : nf_strerror(code));
 	return nf_exit_of_stage(code, NF_STAGE_HEADER);
 }
 

@@ -575,7 +575,8 @@ def test_a_known_vault_on_a_disk_that_is_away_mounts_offline_and_goes_on_when_it
     vault.umount("--wait")
     away = vault.store.with_name("elsewhere")
     vault.store.rename(away)
-    vault.mount(code=NO_VAULT)
+    said = vault.mount(code=NO_VAULT).stderr
+    assert "mount --offline" in said and "init" not in said
     vault.run("mount", "--offline", vault.store, vault.mnt, "-o", "poll=300ms")
     assert (vault.mnt / "f").read_text() == "here"
     (vault.mnt / "g").write_text("later")
